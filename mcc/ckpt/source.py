@@ -1,0 +1,67 @@
+"""What every checkpoint format reads into and writes from: a model's tensors by global name, one at a time."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mcc.models.base.config import ModelConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How a checkpoint is cut: tensor-, pipeline- and data-parallel sizes."""
+
+    tp: int = 1
+    pp: int = 1
+    dp: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meta:
+    """What a checkpoint is besides its tensors.
+
+    Args:
+        config: the model; its `vocab_size` is the true one, without padding.
+        iteration: optimizer steps taken, 0 when unknown.
+        layout: how the files are cut.
+        padded_vocab_size: rows of the embedding as stored.
+        tokenizer: the tokenizer file (tokenizers' JSON) kept beside the weights, if any.
+        extra: what the format has besides (format version, precision), for `inspect`.
+    """
+
+    config: ModelConfig
+    iteration: int = 0
+    layout: Layout = field(default_factory=Layout)
+    padded_vocab_size: int = 0
+    tokenizer: Path | None = None
+    extra: dict[str, object] = field(default_factory=dict)
+
+
+class Source(ABC):
+    """An opened checkpoint. `read` gives whole tensors in our layout, whatever the files hold."""
+
+    meta: Meta
+
+    @abstractmethod
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Global name -> whole shape, the vocabulary without padding. Reads no tensor data."""
+
+    @abstractmethod
+    def read(self, name: str) -> Tensor:
+        """The whole tensor called `name`, on the CPU, in the stored dtype.
+
+        Raises:
+            MccError: the file is truncated or misses the tensor; names both.
+        """
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor, one at a time."""
+        for name in self.shapes():
+            yield name, self.read(name)

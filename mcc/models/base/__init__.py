@@ -1,0 +1,1 @@
+"""What the families share: configuration, the map of names and shapes, the Transformer."""

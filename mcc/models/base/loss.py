@@ -1,0 +1,55 @@
+"""Cross-entropy over a vocabulary that is sharded: no rank ever holds the full logits (arXiv 1909.08053, section 3).
+
+N positions   V padded vocabulary   P tensor-parallel ranks
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mcc.models.base.axis import TensorAxis
+
+
+class _VocabParallel(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, axis: TensorAxis, vocab_size: int) -> Tensor:
+        rows = logits.shape[-1]
+        first = axis.rank * rows
+        scores = logits.float()
+        real = max(0, min(rows, vocab_size - first))
+        if real < rows:  # padding rows are no tokens
+            scores = scores.clone() if scores is logits else scores
+            scores[..., real:] = -torch.inf
+        top = axis.max_(scores.amax(-1))
+        exp = (scores - top.unsqueeze(-1)).exp_()
+        total = axis.sum_(exp.sum(-1))
+        local = targets - first
+        here = (local >= 0) & (local < rows)
+        index = local.clamp(0, rows - 1).unsqueeze(-1)
+        picked = (scores.gather(-1, index).squeeze(-1) - top).masked_fill(~here, 0.0)
+        picked = axis.sum_(picked)
+        ctx.save_for_backward(exp.div_(total.unsqueeze(-1)), index, here)
+        ctx.dtype = logits.dtype
+        return total.log() - picked
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        probs, index, here = ctx.saved_tensors
+        grad = probs.scatter_add(-1, index, -here.unsqueeze(-1).to(probs.dtype))
+        return (grad * grads[0].unsqueeze(-1)).to(ctx.dtype), None, None, None
+
+
+def cross_entropy(logits_NV: Tensor, targets_N: Tensor, axis: TensorAxis, vocab_size: int) -> Tensor:
+    """Per-position cross-entropy [N] in nats.
+
+    Args:
+        logits_NV: this rank's slice [..., V/P] of the logits.
+        targets_N: global token ids [...], each below `vocab_size`.
+        axis: the tensor-parallel axis.
+        vocab_size: tokens without padding; padded logits count as minus infinity.
+    """
+    loss: Tensor = _VocabParallel.apply(logits_NV, targets_N, axis, vocab_size)
+    return loss

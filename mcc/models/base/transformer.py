@@ -1,0 +1,166 @@
+"""The Transformer: a pipeline stage of it, on this rank's tensor-parallel shards.
+
+    B batch   T tokens   D hidden size   V padded vocabulary   P tensor-parallel ranks
+
+Parameters are plain local tensors. A module's parameter names are the family's global names, so nothing is renamed
+between training and a checkpoint: layers are keyed by their global index.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mcc.core.errors import UsageError
+from mcc.models.base.axis import TensorAxis
+from mcc.models.base.config import ModelConfig
+
+
+class Weights(nn.Module):
+    """A weight and perhaps a bias, local shapes, uninitialised."""
+
+    def __init__(self, *shape: int, bias: int = 0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(*shape))
+        self.bias = nn.Parameter(torch.empty(bias)) if bias else None
+
+
+class Norm(Weights):
+    """Layer norm over D."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config.hidden_size, bias=config.hidden_size)
+        self.epsilon = config.layernorm_epsilon
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        return F.layer_norm(x_BTD, self.weight.shape, self.weight, self.bias, self.epsilon)
+
+
+class ColumnParallel(Weights):
+    """A linear layer whose outputs are sharded: x[B, T, in] replicated -> [B, T, out/P]."""
+
+    def __init__(self, inputs: int, outputs: int, axis: TensorAxis, key: str) -> None:
+        super().__init__(outputs // axis.size, inputs, bias=outputs // axis.size)
+        self.axis, self.key = axis, key
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(self.axis.enter(x, self.key), self.weight, self.bias)
+
+
+class RowParallel(Weights):
+    """A linear layer whose inputs are sharded: x[B, T, in/P] -> [B, T, out] replicated; the bias is added once."""
+
+    def __init__(self, inputs: int, outputs: int, axis: TensorAxis, key: str) -> None:
+        super().__init__(outputs, inputs // axis.size, bias=outputs)
+        self.axis, self.key = axis, key
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.axis.leave(F.linear(x, self.weight), self.key) + self.bias
+
+
+class Attention(nn.Module):
+    """Causal self-attention over this rank's heads."""
+
+    def __init__(self, config: ModelConfig, axis: TensorAxis, key: str) -> None:
+        super().__init__()
+        D = config.hidden_size
+        self.heads, self.head_dim = config.num_attention_heads // axis.size, config.head_dim
+        self.qkv = ColumnParallel(D, 3 * D, axis, f"{key}.qkv")
+        self.out = RowParallel(D, D, axis, f"{key}.out")
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        B, T, _ = x_BTD.shape
+        fused = self.qkv(x_BTD).view(B, T, self.heads, 3, self.head_dim)
+        q, k, v = fused.permute(3, 0, 2, 1, 4)  # each [B, heads, T, head_dim]
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.out(mixed.transpose(1, 2).reshape(B, T, -1))
+
+
+class MLP(nn.Module):
+    """D -> F -> D with GELU (tanh form, as GPT-2)."""
+
+    def __init__(self, config: ModelConfig, axis: TensorAxis, key: str) -> None:
+        super().__init__()
+        self.up = ColumnParallel(config.hidden_size, config.ffn_size, axis, f"{key}.up")
+        self.down = RowParallel(config.ffn_size, config.hidden_size, axis, f"{key}.down")
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        return self.down(F.gelu(self.up(x_BTD), approximate="tanh"))
+
+
+class Layer(nn.Module):
+    """A pre-LN Transformer layer."""
+
+    def __init__(self, config: ModelConfig, axis: TensorAxis, index: int) -> None:
+        super().__init__()
+        self.norm1 = Norm(config)
+        self.attention = Attention(config, axis, f"layers.{index}.attention")
+        self.norm2 = Norm(config)
+        self.mlp = MLP(config, axis, f"layers.{index}.mlp")
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        x_BTD = x_BTD + self.attention(self.norm1(x_BTD))
+        return x_BTD + self.mlp(self.norm2(x_BTD))
+
+
+class Embedding(nn.Module):
+    """Token embedding sharded over the vocabulary, and learned positions; the last stage has the tokens alone."""
+
+    def __init__(self, config: ModelConfig, axis: TensorAxis, positions: bool) -> None:
+        super().__init__()
+        self.axis = axis
+        self.rows = config.padded_vocab_size(axis.size) // axis.size
+        self.tokens = Weights(self.rows, config.hidden_size)
+        self.positions = Weights(config.seq_length, config.hidden_size) if positions else None
+
+    def forward(self, tokens_BT: Tensor) -> Tensor:
+        local = tokens_BT - self.axis.rank * self.rows
+        elsewhere = (local < 0) | (local >= self.rows)
+        found = F.embedding(local.masked_fill(elsewhere, 0), self.tokens.weight)
+        tokens = self.axis.sum_vocab(found.masked_fill(elsewhere.unsqueeze(-1), 0.0))
+        assert self.positions is not None
+        return tokens + self.positions.weight[: tokens_BT.shape[1]]
+
+    def logits(self, x_BTD: Tensor) -> Tensor:
+        """This rank's slice of the output layer, tied to the tokens: [B, T, V/P]."""
+        return F.linear(self.axis.enter_vocab(x_BTD), self.tokens.weight)
+
+
+class Stage(nn.Module):
+    """Layers `layers` of the model, with the embedding if `first` and the output layer if `last`.
+
+    forward: tokens[B, T] (first) or hidden states[B, T, D] -> hidden states, or this rank's logits[B, T, V/P] (last).
+    """
+
+    def __init__(self, config: ModelConfig, axis: TensorAxis, layers: range, first: bool, last: bool) -> None:
+        super().__init__()
+        if config.num_attention_heads % axis.size:
+            raise UsageError(
+                f"tp = {axis.size} does not divide num_attention_heads = {config.num_attention_heads}",
+                "every tensor-parallel rank holds whole heads",
+            )
+        if config.ffn_size % axis.size:
+            raise UsageError(f"tp = {axis.size} does not divide ffn_hidden_size = {config.ffn_size}")
+        self.config, self.axis, self.first, self.last = config, axis, first, last
+        self.embedding = Embedding(config, axis, positions=first) if first or last else None
+        self.layers = nn.ModuleDict({str(i): Layer(config, axis, i) for i in layers})
+        self.final_norm = Norm(config) if last else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.first:
+            assert self.embedding is not None
+            x = self.embedding(x)
+        for layer in self.layers.values():
+            x = layer(x)
+        if self.last:
+            assert self.embedding is not None and self.final_norm is not None
+            x = self.embedding.logits(self.final_norm(x))
+        return x
+
+
+def scaled_std(config: ModelConfig) -> float:
+    """Megatron-LM's deviation for what writes into the residual stream: std / sqrt(2 x layers)."""
+    return config.init_std / math.sqrt(2 * config.num_layers)
