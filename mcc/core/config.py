@@ -118,7 +118,7 @@ def _hints(cls: type) -> dict[str, Any]:
 
 def _refuse_unknown(cls: type, values: Mapping[str, Any], where: str, prefix: str = "") -> None:
     hints = _hints(cls)
-    known = [f.name for f in dataclasses.fields(cls) if f.init]  # type: ignore[arg-type]
+    known = [f.name for f in dataclasses.fields(cls) if f.init]
     for key, value in values.items():
         if key not in known:
             close = nearest(key, known)

@@ -1,4 +1,4 @@
-"""The one kind of error a user sees. `mcc.cli` prints it as `error: ...` and `hint: ...`; `assert` is for our own bugs."""
+"""The one kind of error a user sees, printed in one place by `mcc.cli`. `assert` is for our own bugs."""
 
 from __future__ import annotations
 

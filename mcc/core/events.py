@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, TypeVar
 
 Item = TypeVar("Item")
@@ -22,7 +22,7 @@ class Task(Protocol):
 class Reporter(Protocol):
     """Receives events. The default, `SILENT`, drops them."""
 
-    def task(self, label: str, total: float | None = None, unit: str = "") -> _TaskContext:
+    def task(self, label: str, total: float | None = None, unit: str = "") -> AbstractContextManager[Task]:
         """Start a piece of work of `total` units; use it in a `with` statement."""
 
     def note(self, text: str) -> None:
@@ -30,12 +30,6 @@ class Reporter(Protocol):
 
     def warn(self, text: str) -> None:
         """Something that the user may not have meant."""
-
-
-class _TaskContext(Protocol):
-    def __enter__(self) -> Task: ...
-
-    def __exit__(self, *exc: object) -> bool | None: ...
 
 
 class _SilentTask:

@@ -39,7 +39,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         yield temporary
         if temporary.is_dir() and final.exists():
             remove(final)  # a folder cannot be replaced in one step
-        os.replace(temporary, final)
+        temporary.replace(final)
     except BaseException:
         remove(temporary)
         raise

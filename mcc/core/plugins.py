@@ -50,7 +50,7 @@ class Kind(Generic[Base]):
             return self._only_class(import_module(f"{self.package}.{public.replace('-', '_')}"))
         if public in _installed(self.name):
             loaded = _installed(self.name)[public].load()
-            return loaded if inspect.isclass(loaded) else self._only_class(loaded)
+            return self._only_class(loaded) if isinstance(loaded, ModuleType) else loaded
         raise unknown(self.name, name, self.names())
 
     def all(self) -> Iterator[tuple[str, type[Base]]]:
