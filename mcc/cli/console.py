@@ -104,6 +104,8 @@ class RichReporter:
         handle = progress.add_task(label, total=total, unit=unit, text="")
         try:
             yield _RichTask(progress, handle)
+            if total is None:  # now it is known
+                progress.update(handle, total=progress.tasks[progress.task_ids.index(handle)].completed)
         finally:
             self._open_tasks -= 1
             if self._open_tasks == 0:
@@ -120,9 +122,10 @@ class RichReporter:
 
     def _print(self, text: str, style: str | None = None) -> None:
         from rich.console import Console
+        from rich.text import Text
 
         console = self._progress.console if self._progress else Console(stderr=True)
-        console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+        console.print(Text(text, style or ""), soft_wrap=True)
 
 
 class _RichTask:
