@@ -1,0 +1,1 @@
+"""From raw text to token files: one module a step, each streaming. No torch here."""
