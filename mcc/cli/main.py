@@ -179,7 +179,7 @@ def _flags(context: Any) -> list[str]:
 
 
 def _as_clause(sentence: str) -> str:
-    line = " ".join(sentence.split()).rstrip(".")
+    line = " ".join(sentence.split()).replace(": Value error, ", ": ").rstrip(".")
     return line[:1].lower() + line[1:]
 
 
