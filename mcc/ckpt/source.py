@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mcc.core.errors import MccError
 from mcc.models.base.config import ModelConfig
+from mcc.models.base.family import families, global_shape
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -54,6 +57,10 @@ class Source(ABC):
         """Global name -> whole shape, the vocabulary without padding. Reads no tensor data."""
 
     @abstractmethod
+    def dtypes(self) -> dict[str, torch.dtype]:
+        """Global name -> stored dtype. Reads no tensor data."""
+
+    @abstractmethod
     def read(self, name: str) -> Tensor:
         """The whole tensor called `name`, on the CPU, in the stored dtype.
 
@@ -61,7 +68,25 @@ class Source(ABC):
             MccError: the file is truncated or misses the tensor; names both.
         """
 
+    def slots(self) -> tuple[str, ...]:
+        """Names of the optimizer state kept for every parameter (`exp_avg`, `exp_avg_sq`); empty when there is none."""
+        return ()
+
+    def read_slot(self, slot: str, name: str) -> Tensor:
+        """The optimizer state `slot` of the parameter `name`: whole, in our layout, of the parameter's shape.
+
+        Raises:
+            MccError: the checkpoint has no such state.
+        """
+        raise MccError(f"this checkpoint has no optimizer state {slot!r}")
+
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor, one at a time."""
         for name in self.shapes():
             yield name, self.read(name)
+
+
+def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Global name -> whole shape of every tensor of a model, the vocabulary without padding."""
+    family = families.get(config.family)()
+    return {name: global_shape(row, config) for name, row, _ in family.table(config)}

@@ -27,6 +27,10 @@ class Form(ABC):
     def back(self, tensor: Tensor, config: ModelConfig) -> Tensor:
         """Theirs to ours."""
 
+    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of theirs, given the shape of ours."""
+        return shape
+
 
 class _Same(Form):
     def to(self, tensor: Tensor, config: ModelConfig) -> Tensor:
@@ -44,6 +48,9 @@ class _Transposed(Form):
 
     def back(self, tensor: Tensor, config: ModelConfig) -> Tensor:
         return tensor.T.contiguous()
+
+    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return shape[::-1]
 
 
 class _FusedQKV(Form):
@@ -66,6 +73,9 @@ class _FusedQKVTransposed(_FusedQKV):
 
     def back(self, tensor: Tensor, config: ModelConfig) -> Tensor:
         return super().back(tensor.T, config)
+
+    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return shape[::-1]
 
 
 FORMS: dict[str, Form] = {

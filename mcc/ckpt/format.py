@@ -1,0 +1,148 @@
+"""What a checkpoint format is: it recognises a path, opens it as a `Source`, and writes a `Source` as a folder."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from mcc.ckpt.dtypes import dtype_named
+from mcc.ckpt.source import Source
+from mcc.ckpt.tokenizer_files import check_vocabulary
+from mcc.core.config import option
+from mcc.core.errors import MccError, UsageError
+from mcc.core.events import SILENT, Reporter
+from mcc.core.files import atomic_path
+from mcc.core.plugins import Kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriteOptions:
+    """How a checkpoint is to be written. A format refuses what it cannot do.
+
+    Raises:
+        UsageError: a size is not positive, or a dtype is unknown.
+    """
+
+    tp: int = option(1, "tensor-parallel size")
+    pp: int = option(1, "pipeline-parallel size")
+    dtype: str | None = option(None, "dtype of the written tensors [as stored]")
+    megatron_version: float = option(3.0, "Megatron-LM's checkpoint_version: 0, 1, 2 or 3")
+    shard_bytes: int = option(5_000_000_000, "bytes of one safetensors file at most")
+
+    def __post_init__(self) -> None:
+        if self.tp < 1 or self.pp < 1 or self.shard_bytes < 1:
+            raise UsageError(f"tp = {self.tp}, pp = {self.pp}, shard_bytes = {self.shard_bytes}: each at least 1")
+        if self.dtype is not None:
+            dtype_named(self.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriteReport:
+    """What was written: `tensors` of the model, `size_bytes` of tensor data, and what the format could not hold."""
+
+    path: Path
+    format: str
+    tensors: int
+    size_bytes: int
+    dropped: tuple[str, ...] = field(default=())
+
+
+class Format(ABC):
+    """A checkpoint format. One file of `mcc/ckpt/formats` each; the file's name is the format's.
+
+    Attributes:
+        looks_for: the files that `detect` goes by, for the message when nothing matches.
+        layouts: whether it can be cut in TP x PP; others refuse `tp` or `pp` above 1.
+    """
+
+    looks_for: ClassVar[str]
+    layouts: ClassVar[bool] = False
+
+    @property
+    def name(self) -> str:
+        """The public name: the file's."""
+        return type(self).__module__.rpartition(".")[2].replace("_", "-")
+
+    @abstractmethod
+    def detect(self, path: Path) -> bool:
+        """Whether the folder `path` is in this format. Reads no tensors."""
+
+    @abstractmethod
+    def open(self, path: Path) -> Source:
+        """The checkpoint at `path`.
+
+        Raises:
+            MccError: a file is missing, truncated or malformed.
+        """
+
+    @abstractmethod
+    def write_files(self, source: Source, folder: Path, options: WriteOptions, reporter: Reporter) -> tuple[int, int]:
+        """Write `source` into the existing empty `folder`, a tensor at a time; returns tensors and their bytes."""
+
+    def drops(self, source: Source) -> tuple[str, ...]:
+        """What `source` has and this format cannot hold."""
+        return ("optimizer state",) if source.slots() else ()
+
+    def write(
+        self, source: Source, path: str | Path, options: WriteOptions | None = None, reporter: Reporter = SILENT
+    ) -> WriteReport:
+        """Write `source` to the folder `path`, which appears only when it is complete.
+
+        Raises:
+            MccError: the tokenizer does not fit the model, or the source cannot be read.
+            UsageError: the format cannot do what `options` ask.
+        """
+        options = options or WriteOptions()
+        if not self.layouts and (options.tp > 1 or options.pp > 1):
+            raise UsageError(f"format {self.name} is one whole model: tp = {options.tp}, pp = {options.pp} do not fit")
+        check_vocabulary(source.meta.tokenizer, source.meta.config.vocab_size)
+        dropped = self.drops(source)
+        for what in dropped:
+            reporter.warn(f"format {self.name} does not hold {what}: left out")
+        with atomic_path(path) as folder:
+            folder.mkdir()
+            tensors, size_bytes = self.write_files(source, folder, options, reporter)
+        return WriteReport(path=Path(path), format=self.name, tensors=tensors, size_bytes=size_bytes, dropped=dropped)
+
+
+formats: Kind[Format] = Kind("checkpoint format", "mcc.ckpt.formats", Format)  # type: ignore[type-abstract]
+
+
+def detect(path: str | Path) -> Format:
+    """The format of the checkpoint at `path`.
+
+    Raises:
+        MccError: there is nothing at `path`, or no format knows it; the message lists what was looked for.
+    """
+    folder = Path(path)
+    if not folder.exists():
+        raise MccError(f"no such checkpoint: {folder}", "check the path")
+    if not folder.is_dir():
+        raise MccError(f"checkpoint {folder} is a file", "give the folder that holds it")
+    known = {name: plugin() for name, plugin in formats.all()}
+    for plugin in known.values():
+        if plugin.detect(folder):
+            return plugin
+    looked = "; ".join(f"{name}: {plugin.looks_for}" for name, plugin in known.items())
+    raise MccError(f"{folder} is not a checkpoint that mcc knows", f"looked for {looked}")
+
+
+def open_checkpoint(path: str | Path, format: str | None = None) -> Source:
+    """The checkpoint at `path`: a folder in any format, or a training run's, whose latest checkpoint is taken.
+
+    Args:
+        path: the folder.
+        format: a name of `formats`; detected when None.
+
+    Raises:
+        MccError: it is no checkpoint, or a file of it is missing, truncated or malformed.
+        UsageError: no format is called `format`.
+    """
+    if format is None:
+        return detect(path).open(Path(path))
+    plugin = formats.get(format)()
+    if not plugin.detect(Path(path)):
+        raise MccError(f"{path} is not in the format {plugin.name}", f"looked for {plugin.looks_for}")
+    return plugin.open(Path(path))

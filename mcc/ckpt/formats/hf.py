@@ -1,0 +1,155 @@
+"""Hugging Face folders: config.json, safetensors or .bin weights (single or sharded), tokenizer files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mcc.ckpt.dtypes import cast, dtype_name, dtype_named
+from mcc.ckpt.foreign import load_foreign
+from mcc.ckpt.format import Format, WriteOptions
+from mcc.ckpt.manifest import MANIFEST
+from mcc.ckpt.source import Meta, Source, expected_shapes
+from mcc.ckpt.tensor_files import Entry, Stored, TensorFiles, read_index, write_tensors
+from mcc.ckpt.tokenizer_files import TOKENIZER, write_hf_tokenizer
+from mcc.core.errors import MccError
+from mcc.core.events import Reporter
+from mcc.models.base.family import Family, families
+from mcc.models.base.forms import FORMS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
+_PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+class _PickledFiles:
+    """The tensors of `pytorch_model.bin`, or of the shards that its index lists; memory-mapped."""
+
+    def __init__(self, folder: Path) -> None:
+        single, index = (folder / name for name in _PICKLED)
+        files = sorted(set(read_index(index).values())) if index.exists() else [single]
+        self._tensors: dict[str, Tensor] = {}
+        self.stored: dict[str, Stored] = {}
+        for file in files:
+            loaded = load_foreign(file)
+            if not isinstance(loaded, dict):
+                raise MccError(f"{file} holds a {type(loaded).__name__}, not tensors by name")
+            for name, tensor in loaded.items():
+                if isinstance(tensor, torch.Tensor):
+                    self._tensors[name] = tensor
+                    self.stored[name] = Stored(file, tensor.dtype, tuple(tensor.shape))
+
+    def read(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+
+class _HuggingFace(Source):
+    def __init__(self, folder: Path) -> None:
+        file = folder / "config.json"
+        values = _read_config(file)
+        family = _family(values, file)
+        try:
+            config = family.from_hf_config(values)
+        except (KeyError, ValueError, TypeError) as error:
+            raise MccError(f"{file} is incomplete or malformed: {error!r}") from error
+        except MccError as error:
+            raise MccError(f"{file}: {error.what}", error.hint) from error
+        safe = any((folder / name).exists() for name in _SAFETENSORS)
+        self.files: TensorFiles | _PickledFiles = TensorFiles(folder) if safe else _PickledFiles(folder)
+        self._shapes = expected_shapes(config)
+        self._where = {}
+        for name, row, layer in family.table(config):
+            theirs = row.hf.format(i=layer)
+            # A model saved without its head, as the first GPT-2 files are, has no name of the body in front.
+            found = next((key for key in (theirs, theirs.partition(".")[2]) if key in self.files.stored), None)
+            if found is None:
+                raise MccError(f"{folder} has no tensor {theirs}", "config.json describes another model?")
+            form = FORMS[row.hf_form]
+            stored, shape = self.files.stored[found], form.shape(self._shapes[name])
+            if stored.shape != shape:
+                raise MccError(f"{stored.file}: tensor {found} has shape {list(stored.shape)}, not {list(shape)}")
+            self._where[name] = (found, form)
+        tokenizer = folder / TOKENIZER
+        self.meta = Meta(
+            config=config,
+            padded_vocab_size=config.vocab_size,
+            tokenizer=tokenizer if tokenizer.is_file() else None,
+            extra={"model_type": family.hf_model_type, "files": "safetensors" if safe else "pytorch_model.bin"},
+        )
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return self._shapes
+
+    def dtypes(self) -> dict[str, torch.dtype]:
+        return {name: self.files.stored[theirs].dtype for name, (theirs, _) in self._where.items()}
+
+    def read(self, name: str) -> Tensor:
+        theirs, form = self._where[name]
+        return form.back(self.files.read(theirs), self.meta.config)
+
+
+class HuggingFace(Format):
+    """Hugging Face folders, as transformers reads and writes them."""
+
+    looks_for = f"config.json beside {_SAFETENSORS[0]} or {_PICKLED[0]} (or their index)"
+
+    def detect(self, path: Path) -> bool:
+        weights = any((path / name).is_file() for name in (*_SAFETENSORS, *_PICKLED))
+        return weights and (path / "config.json").is_file() and not (path / MANIFEST).exists()
+
+    def open(self, path: Path) -> Source:
+        return _HuggingFace(path)
+
+    def write_files(self, source: Source, folder: Path, options: WriteOptions, reporter: Reporter) -> tuple[int, int]:
+        config = source.meta.config
+        family = families.get(config.family)()
+        entries = _entries(source, family, options)
+        size = write_tensors(folder, entries, shard_bytes=options.shard_bytes, reporter=reporter)
+        end = write_hf_tokenizer(source.meta.tokenizer, folder, config.seq_length)
+        values = family.to_hf_config(config)
+        # Left out, transformers would take the ids of the original vocabulary.
+        values |= {"bos_token_id": end, "eos_token_id": end, "pad_token_id": None}
+        values["dtype"] = dtype_name(max((entry.dtype for entry in entries), key=lambda dtype: dtype.itemsize))
+        (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        return len(entries), size
+
+
+def _entries(source: Source, family: Family, options: WriteOptions) -> list[Entry]:
+    config, shapes, stored = source.meta.config, source.shapes(), source.dtypes()
+    wanted = None if options.dtype is None else dtype_named(options.dtype)
+    entries = []
+    for name, row, layer in family.table(config):
+        form = FORMS[row.hf_form]
+        dtype = wanted if wanted is not None and stored[name].is_floating_point else stored[name]
+        entries.append(
+            Entry(
+                row.hf.format(i=layer),
+                dtype,
+                form.shape(shapes[name]),
+                lambda name=name, form=form: form.to(cast(source.read(name), wanted, name), config),  # type: ignore[misc]
+            )
+        )
+    return entries
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MccError(f"{file} cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise MccError(f"{file} is not a model's configuration")
+    return values
+
+
+def _family(values: dict[str, Any], file: Path) -> Family:
+    known = {plugin.hf_model_type: plugin for _, plugin in families.all()}
+    wanted = values.get("model_type")
+    if wanted not in known:
+        raise MccError(f"{file}: model_type {wanted!r} is none of mcc's families", f"known: {', '.join(sorted(known))}")
+    return known[wanted]()
