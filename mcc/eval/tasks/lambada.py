@@ -1,0 +1,20 @@
+"""LAMBADA: the last word of a passage (Paperno et al. 2016, arXiv 1606.06031; OpenAI's detokenised form)."""
+
+from __future__ import annotations
+
+from mcc.eval.task import Record, Task, text
+
+
+class Lambada(Task):
+    """The last word of a passage: greedy accuracy, and perplexity of the word. Fields: text."""
+
+    fields = {"text": text}
+    metrics = ("perplexity", "acc")
+
+    def prompt(self, document: Record) -> str:
+        """The passage up to its last space."""
+        return document["text"].rpartition(" ")[0]
+
+    def target(self, document: Record) -> str:
+        """A space and the last word."""
+        return " " + document["text"].rpartition(" ")[2]
