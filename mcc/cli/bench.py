@@ -1,0 +1,85 @@
+"""`mcc bench`: measurements of this machine and this code. A new one is one more command here."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from typing import Annotated, Any
+
+import typer
+
+from mcc.cli.console import JSON, print_json, reporter, table
+from mcc.core.events import SILENT, Reporter, track
+
+app = typer.Typer(help="Measure this machine and this code.")
+
+# `mcc --help` may take this many times what importing typer takes; a bare typer application takes about 2.5.
+STARTUP_BAR = 3.0
+
+# What a typer application of this size costs without anything of ours.
+_BARE = """
+import typer
+app = typer.Typer(pretty_exceptions_enable=False)
+for name in "data ckpt train eval bench quickstart doctor".split():
+    app.command(name, help="About " + name)(lambda: None)
+app()
+"""
+
+_STARTS = {
+    "python": ("-c", "pass"),
+    "typer": ("-c", "import typer"),
+    "bare": ("-c", _BARE, "--help"),
+    "help": ("-c", "from mcc.cli.main import run; run()", "--help"),
+}
+
+
+@app.callback()
+def _group() -> None:
+    """A callback makes this a group however many commands it has."""
+
+
+@app.command()
+def startup(
+    runs: Annotated[int, typer.Option(min=1, help="Starts of each program; the median counts.")] = 15,
+    json: JSON = False,
+) -> None:
+    """Time `mcc --help` against `python -c "import typer"`.
+
+    Example: mcc bench startup --runs 31
+    """
+    found = measure_startup(runs, reporter())
+    if json:
+        print_json(found)
+        return
+    names = {
+        "python": "python -c pass",
+        "typer": "python -c 'import typer'",
+        "bare": "a bare typer application of this size, --help",
+        "help": "mcc --help",
+    }
+    rows = [(text, 1000 * found[f"{key}_s"], found[f"{key}_s"] / found["typer_s"]) for key, text in names.items()]
+    table(f"Start-up, median of {runs} (bar: {STARTUP_BAR:g} x typer)", ("program", "ms", "x typer"), rows)
+
+
+def measure_startup(runs: int, reporter: Reporter = SILENT) -> dict[str, Any]:
+    """Wall seconds of each start (`python_s`, `typer_s`, `bare_s`, `help_s`: medians) and `ratio` = help / typer.
+
+    The programs take turns, so that a change of the machine's load touches all of them alike.
+    """
+    times: dict[str, list[float]] = {name: [] for name in _STARTS}
+    for words in _STARTS.values():  # the first start reads from disk and writes .pyc files
+        _seconds(words)
+    for _ in track(range(runs), reporter, "starting", total=runs, unit="rounds"):
+        for name, words in _STARTS.items():
+            times[name].append(_seconds(words))
+    found: dict[str, Any] = {f"{name}_s": statistics.median(seconds) for name, seconds in times.items()}
+    ratio = found["help_s"] / found["typer_s"]
+    return {**found, "ratio": ratio, "bar": STARTUP_BAR, "ok": ratio <= STARTUP_BAR, "runs": runs}
+
+
+def _seconds(words: tuple[str, ...]) -> float:
+    start = time.perf_counter()
+    subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start

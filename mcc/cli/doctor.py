@@ -1,0 +1,187 @@
+"""`mcc doctor`: what this machine has, and what each part enables."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import import_module, metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import typer
+
+import mcc
+from mcc.cli.console import JSON, print_json, table
+from mcc.core.errors import MccError
+from mcc.core.provenance import git_hash
+
+app = typer.Typer()
+
+# Compiled packages that may be installed and still not load (a wrong build, a missing system library).
+_MUST_IMPORT = ("numpy", "torch", "tokenizers", "safetensors")
+
+# What to import for each optional part, and what it is good for. NVIDIA's apex is known by its parts: the PyPI project
+# of the name `apex` is something else.
+_OPTIONAL = {
+    "apex": (("apex.optimizers", "apex.normalization"), "NVIDIA's fused Adam and LayerNorm"),
+    "triton": (("triton",), "torch.compile on GPUs"),
+    "ray": (("ray",), "data preparation on a Ray cluster"),
+    "zstandard": (("zstandard",), "reading and writing .zst files"),
+}
+
+
+@app.command()
+def doctor(json: JSON = False) -> None:
+    """Show what this machine has and what it enables; exit 1 when something required is broken.
+
+    Examples:
+
+    mcc doctor
+
+    mcc doctor --json
+    """
+    found = examine()
+    if json:
+        print_json(found)
+    else:
+        _show(found)
+    if found["problems"]:
+        raise MccError("; ".join(found["problems"]), "run `make venv`, or `pip install -e .` again")
+
+
+def examine() -> dict[str, Any]:
+    """Everything that `mcc doctor` reports, as plain values; `problems` is empty when all required parts work."""
+    required, problems = _required()
+    torch = _torch()
+    if "error" in torch:
+        problems.append(torch["error"])
+    elif not torch["backends"]:
+        problems.append("this torch has no torch.distributed backend (gloo or nccl): training cannot start")
+    return {
+        "mcc": {"version": mcc.__version__, "git": git_hash()},
+        "python": {"version": platform.python_version(), "platform": platform.platform()},
+        "machine": {"cores": _cores(), "memory_bytes": _memory_bytes()},
+        "torch": torch,
+        "required": required,
+        "optional": {name: _optional(name) for name in _OPTIONAL},
+        "problems": problems,
+    }
+
+
+def _required() -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Each dependency of mcc with its version and range, and what is wrong with them."""
+    from packaging.requirements import Requirement
+
+    found: dict[str, dict[str, Any]] = {}
+    problems = []
+    try:
+        needs = metadata.requires("mcc") or []
+    except metadata.PackageNotFoundError:  # run from a folder that nobody installed
+        needs = []
+        problems.append("mcc is not installed, so its dependencies are unknown")
+    for line in needs:
+        need = Requirement(line)
+        if need.marker and not need.marker.evaluate({"extra": ""}):
+            continue
+        version = _version(need.name)
+        fits = version is not None and need.specifier.contains(version, prereleases=True)
+        found[need.name] = {"version": version, "range": str(need.specifier), "ok": fits}
+        if version is None:
+            problems.append(f"{need.name} is not installed")
+        elif not fits:
+            problems.append(f"{need.name} {version} is outside {need.specifier}")
+        elif need.name in _MUST_IMPORT and (error := _import_error(need.name)):
+            found[need.name]["ok"] = False
+            problems.append(f"{need.name} {version} does not load: {error}")
+    return found, problems
+
+
+def _torch() -> dict[str, Any]:
+    if error := _import_error("torch"):
+        return {"error": f"torch does not load: {error}"}
+    import torch
+    import torch.distributed as dist
+
+    backends = []
+    if dist.is_available():
+        backends = [name for name in ("gloo", "nccl", "mpi") if getattr(dist, f"is_{name}_available")()]
+    accelerators = []
+    for index in range(torch.cuda.device_count()):
+        card = torch.cuda.get_device_properties(index)
+        accelerators.append({"device": f"cuda:{index}", "name": card.name, "memory_bytes": card.total_memory})
+    if torch.backends.mps.is_available():
+        accelerators.append({"device": "mps", "name": platform.processor(), "memory_bytes": _memory_bytes()})
+    return {
+        "version": torch.__version__,
+        "cuda": torch.version.cuda,
+        "threads": torch.get_num_threads(),
+        "accelerators": accelerators,
+        "backends": backends,
+    }
+
+
+def _optional(name: str) -> dict[str, Any]:
+    modules, enables = _OPTIONAL[name]
+    errors = [error for module in modules if (error := _import_error(module))]
+    why_not = errors[0] if errors else None
+    if find_spec(name) is None:
+        why_not = "not installed"
+    elif errors and name == "apex":
+        why_not = f"this apex is not NVIDIA's: {errors[0]}"
+    return {"version": _version(name), "works": not errors, "enables": enables, "why_not": why_not}
+
+
+def _import_error(module: str) -> str | None:
+    """Why `module` cannot be imported, or None when it can."""
+    try:
+        import_module(module)
+    except Exception as error:  # foreign code: a package may fail in any way while it loads
+        return (str(error).splitlines() or [type(error).__name__])[0]
+    return None
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _memory_bytes() -> int:
+    """Memory of the machine, or of the container when that is less."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+    except OSError:
+        return total
+    return min(total, int(limit)) if limit.isdigit() else total
+
+
+def _show(found: dict[str, Any]) -> None:
+    torch = found["torch"]
+    gib = 2**30
+    git = f" ({found['mcc']['git'][:12]})" if found["mcc"]["git"] else ""
+    rows = [
+        ("mcc", f"{found['mcc']['version']}{git}"),
+        ("python", f"{found['python']['version']} on {found['python']['platform']}"),
+        ("machine", f"{found['machine']['cores']} cores, {found['machine']['memory_bytes'] / gib:.1f} GiB of memory"),
+    ]
+    if "error" not in torch:
+        cards = [f"{a['device']} {a['name']} {a['memory_bytes'] / gib:.0f} GiB" for a in torch["accelerators"]]
+        need = found["required"].get("torch", {}).get("range", "")
+        rows += [
+            ("torch", f"{torch['version']} (supported: {need}), CUDA {torch['cuda'] or 'none'}"),
+            ("accelerators", ", ".join(cards) or "none: training runs on the CPU"),
+            ("backends", ", ".join(torch["backends"]) or "none"),
+        ]
+    table("This machine", ("part", "found"), rows)
+    required = [(name, r["version"], r["range"], r["ok"]) for name, r in found["required"].items()]
+    table("Required", ("package", "version", "supported", "works"), required)
+    optional = [(n, o["version"], o["works"], o["enables"], o["why_not"]) for n, o in found["optional"].items()]
+    table("Optional", ("part", "version", "works", "enables", "why not"), optional)
