@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -160,9 +161,9 @@ def _usage(error: Any) -> MccError:
     if kind == "NoArgsIsHelpError":  # the message is the help; where rich draws it, it is drawn already and empty here
         print(message, end="\n" if message else "")
         return UsageError("")
+    hint = f"see {context.command_path if context else 'mcc'} --help"
     if context is None:
-        return UsageError(_as_clause(message))
-    hint = f"see {context.command_path} --help"
+        return UsageError(_as_clause(message), hint)
     if kind == "NoSuchOption":
         close = nearest(error.option_name, _flags(context))
         return UsageError(f"no such option: {error.option_name}" + (f"; did you mean {close}?" if close else ""), hint)
@@ -186,9 +187,13 @@ def _as_clause(sentence: str) -> str:
 def _stdout_is_closed() -> bool:
     """Whether the reader of our stdout is gone (`mcc ... | head`); if so, nothing more is written to it."""
     try:
-        sys.stdout.flush()
+        number = sys.stdout.fileno()
+    except OSError:  # a test's stdout
         return False
-    except BrokenPipeError:
-        # Python flushes stdout once more when it leaves, and would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
+    watch = select.poll()
+    watch.register(number, 0)
+    if not any(event & (select.POLLERR | select.POLLHUP) for _, event in watch.poll(0)):
+        return False
+    # Python flushes stdout once more when it leaves, and would complain.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+    return True
