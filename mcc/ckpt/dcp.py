@@ -1,0 +1,158 @@
+"""torch.distributed.checkpoint folders read and written by one process, a tensor at a time, without a process group."""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import pathlib
+import pickle
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint import filesystem, metadata
+
+from mcc.core.errors import MccError
+
+METADATA = ".metadata"
+
+_CLASSES: dict[tuple[str, str], Any] = {
+    **{
+        (metadata.__name__, name): getattr(metadata, name)
+        for name in (
+            *("Metadata", "TensorStorageMetadata", "BytesStorageMetadata", "TensorProperties"),
+            *("ChunkStorageMetadata", "MetadataIndex", "StorageMeta", "_MEM_FORMAT_ENCODING"),
+        )
+    },
+    (filesystem.__name__, "_StorageInfo"): filesystem._StorageInfo,
+    ("torch", "Size"): torch.Size,
+    ("torch.serialization", "_get_layout"): torch.serialization._get_layout,
+    ("collections", "OrderedDict"): dict,
+    # Where the writer stood. It is not used, and must be readable on another kind of machine.
+    **{
+        (module, name): pathlib.PurePosixPath
+        for module in ("pathlib", "pathlib._local")
+        for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
+    },
+}
+
+
+class _MetadataUnpickler(pickle.Unpickler):
+    """Knows what describes tensors, and nothing that could do something."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _CLASSES:
+            return _CLASSES[module, name]
+        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
+            return getattr(torch, name)
+        raise pickle.UnpicklingError(f"it mentions {module}.{name}, which describes no tensors: refused")
+
+
+class _Reader(dcp.FileSystemReader):
+    def __init__(self, folder: Path, known: metadata.Metadata) -> None:
+        super().__init__(folder)
+        self._known = known
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> metadata.Metadata:
+        return self._known
+
+
+class DcpFolder:
+    """The tensors of a torch.distributed.checkpoint folder, whole, whatever the layout that saved them.
+
+    Raises:
+        MccError: `.metadata` is missing, malformed, or mentions a class that describes no tensors.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        file = folder / METADATA
+        try:
+            self._metadata = _MetadataUnpickler(io.BytesIO(file.read_bytes())).load()
+            entries = self._metadata.state_dict_metadata.items()
+            found = {key: value for key, value in entries if isinstance(value, metadata.TensorStorageMetadata)}
+            self._chunks: dict[str, list[Any]] = {}
+            for index, where in self._metadata.storage_data.items():
+                self._chunks.setdefault(index.fqn, []).append(where)
+        except Exception as error:  # a damaged pickle raises almost anything
+            raise MccError(f"{file} cannot be read: {error}", "the checkpoint is incomplete or not ours") from error
+        if self._metadata.storage_meta is None:
+            self._metadata.storage_meta = metadata.StorageMeta()
+        self.stored: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {
+            key: (value.properties.dtype, tuple(value.size)) for key, value in found.items()
+        }
+
+    def read(self, key: str) -> Tensor:
+        """The whole tensor saved under `key`.
+
+        Raises:
+            MccError: there is no such key, or a file that holds a part of it is missing or truncated.
+        """
+        if key not in self.stored:
+            raise MccError(f"{self.folder} has no tensor {key}")
+        for chunk in self._chunks.get(key, ()):
+            file, end = self.folder / chunk.relative_path, chunk.offset + chunk.length
+            if file.resolve().parent != self.folder.resolve() or not file.is_file():
+                raise MccError(f"missing file {file}: tensor {key} is in it", "copy the whole folder again")
+            if file.stat().st_size < end:
+                raise MccError(
+                    f"{file} is truncated in tensor {key}: it ends at byte {file.stat().st_size}, not {end}",
+                    "copy the whole folder again",
+                )
+        dtype, shape = self.stored[key]
+        whole = torch.empty(shape, dtype=dtype)
+        try:
+            with _quiet():
+                dcp.load({key: whole}, storage_reader=_Reader(self.folder, self._metadata), no_dist=True)
+        except (
+            Exception
+        ) as error:  # torch wraps what went wrong in an exception of its own that is no Exception of ours
+            raise MccError(f"{self.folder}: tensor {key} cannot be read: {_innermost(error)}") from error
+        return whole
+
+
+class _LazyPlanner(dcp.DefaultSavePlanner):
+    """Plans with tensors that have no memory, and reads each one when its turn to be written comes."""
+
+    def __init__(self, read: Callable[[str], Tensor]) -> None:
+        super().__init__(flatten_state_dict=False)
+        self._read = read
+
+    def lookup_object(self, index: Any) -> Tensor:
+        return self._read(index.fqn)
+
+
+def write_dcp(
+    folder: Path, entries: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], read: Callable[[str], Tensor]
+) -> int:
+    """Save `entries` to `folder`, calling `read` for one at a time; returns the bytes of the tensors."""
+    state = {key: torch.empty(shape, dtype=dtype, device="meta") for key, (dtype, shape) in entries.items()}
+    writer = dcp.FileSystemWriter(folder, sync_files=False)
+    with _quiet():
+        dcp.save(state, storage_writer=writer, planner=_LazyPlanner(read), no_dist=True)
+    return sum(math.prod(shape) * dtype.itemsize for dtype, shape in entries.values())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's remark that there is one process: that is the intent."""
+    log = logging.getLogger("torch.distributed.checkpoint")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
+
+
+def _innermost(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else repr(error)

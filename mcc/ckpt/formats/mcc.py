@@ -1,0 +1,137 @@
+"""Training's own checkpoints: torch.distributed.checkpoint under global names, with mcc.json.
+
+    RUN/latest                        the name of the newest checkpoint: iter_0000100
+    RUN/iter_0000100/{.metadata, *.distcp, mcc.json, tokenizer.json}
+
+Keys: `model.<global name>` (the embedding with its padding rows), `optim.<slot>.<global name>`. Other keys belong to
+one layout (random states, codec states) and only training reads them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from mcc.ckpt.dcp import METADATA, DcpFolder, write_dcp
+from mcc.ckpt.dtypes import cast, dtype_named
+from mcc.ckpt.format import Format, WriteOptions
+from mcc.ckpt.layout import check_layout, padded_shapes
+from mcc.ckpt.manifest import MANIFEST, read_format, read_manifest, write_manifest
+from mcc.ckpt.source import Layout, Source, expected_shapes
+from mcc.ckpt.tokenizer_files import TOKENIZER, copy_tokenizer
+from mcc.core.errors import MccError
+from mcc.core.events import Reporter
+from mcc.core.files import write_text
+from mcc.models.base.forms import pad_rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LATEST = "latest"
+MODEL, OPTIMIZER = "model.", "optim."
+
+
+class _Native(Source):
+    def __init__(self, folder: Path) -> None:
+        self.meta = read_manifest(folder)
+        self.folder = DcpFolder(folder)
+        self._shapes = expected_shapes(self.meta.config)
+        for name, shape in padded_shapes(self.meta.config, self.meta.padded_vocab_size).items():
+            if MODEL + name not in self.folder.stored:
+                raise MccError(f"{folder} has no tensor {MODEL}{name}", f"{MANIFEST} describes another model?")
+            _, found = self.folder.stored[MODEL + name]
+            if found != shape:
+                raise MccError(f"{folder}: tensor {MODEL}{name} has shape {list(found)}, not {list(shape)}")
+        first = next(iter(self._shapes))
+        keys = (key for key in self.folder.stored if key.startswith(OPTIMIZER) and key.endswith(f".{first}"))
+        self._slots = tuple(sorted(key.removeprefix(OPTIMIZER).removesuffix(f".{first}") for key in keys))
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return self._shapes
+
+    def dtypes(self) -> dict[str, torch.dtype]:
+        return {name: self.folder.stored[MODEL + name][0] for name in self._shapes}
+
+    def read(self, name: str) -> Tensor:
+        return pad_rows(self.folder.read(MODEL + name), self._shapes[name][0])
+
+    def slots(self) -> tuple[str, ...]:
+        return self._slots
+
+    def read_slot(self, slot: str, name: str) -> Tensor:
+        return pad_rows(self.folder.read(f"{OPTIMIZER}{slot}.{name}"), self._shapes[name][0])
+
+
+class Native(Format):
+    """What `mcc train` saves: torch.distributed.checkpoint under global names."""
+
+    looks_for = f"{MANIFEST} with format mcc beside {METADATA}, or a file '{LATEST}' naming such a folder"
+    layouts = True
+
+    def detect(self, path: Path) -> bool:
+        return read_format(path) == self.name or (path / LATEST).is_file()
+
+    def open(self, path: Path) -> Source:
+        return _Native(newest(path))
+
+    def drops(self, source: Source) -> tuple[str, ...]:
+        return ()
+
+    def write_files(self, source: Source, folder: Path, options: WriteOptions, reporter: Reporter) -> tuple[int, int]:
+        config = source.meta.config
+        check_layout(config, options.tp, options.pp)
+        padded = padded_shapes(config, config.padded_vocab_size(options.tp))
+        wanted = None if options.dtype is None else dtype_named(options.dtype)
+        stored = source.dtypes()
+        readers = {MODEL + name: (source.read, name) for name in padded}
+        entries = {MODEL + name: (wanted or stored[name], shape) for name, shape in padded.items()}
+        for slot in source.slots():
+            for name, shape in padded.items():
+                key = f"{OPTIMIZER}{slot}.{name}"
+                readers[key] = (lambda name, slot=slot: source.read_slot(slot, name), name)  # type: ignore[misc]
+                entries[key] = (torch.float32, shape)  # moments keep their precision whatever the weights' dtype
+
+        with reporter.task("write", len(entries), "tensors") as task:
+
+            def read(key: str) -> Tensor:
+                task.advance()
+                reader, name = readers[key]
+                return pad_rows(cast(reader(name), entries[key][0], name), entries[key][1][0])
+
+            checkpoint = folder / f"iter_{source.meta.iteration:07d}"
+            size = write_dcp(checkpoint, entries, read)
+        copied = copy_tokenizer(source.meta.tokenizer, checkpoint)
+        extra = {
+            "consumed_samples": source.meta.extra.get("consumed_samples", 0),
+            "has_optimizer": bool(source.slots()),
+        }
+        meta = dataclasses.replace(
+            source.meta,
+            layout=Layout(tp=options.tp, pp=options.pp),
+            padded_vocab_size=config.padded_vocab_size(options.tp),
+            tokenizer=checkpoint / TOKENIZER if copied else None,
+            extra=extra,
+        )
+        write_manifest(checkpoint, self.name, meta)
+        write_text(folder / LATEST, checkpoint.name + "\n")
+        return len(padded), size
+
+
+def newest(path: Path) -> Path:
+    """The checkpoint folder that `path` is, or that its file `latest` names.
+
+    Raises:
+        MccError: `latest` names a folder that is not there.
+    """
+    if not (path / LATEST).is_file():
+        return path
+    name = (path / LATEST).read_text(encoding="utf-8").strip()
+    folder = path / name
+    if not name or Path(name).name != name or not (folder / MANIFEST).is_file():
+        raise MccError(
+            f"{path / LATEST} names the checkpoint {name!r}, which is not there", "give a checkpoint's folder itself"
+        )
+    return folder

@@ -1,0 +1,143 @@
+"""The native training checkpoint, saved and loaded by all ranks together through torch.distributed.checkpoint.
+
+    RUN/latest                     the name of the newest complete checkpoint
+    RUN/iter_0000100/mcc.json      the model, the layout, the position in the data (`write_manifest`)
+    RUN/iter_0000100/*.distcp      tensors by global name; `.metadata` says where
+    RUN/iter_0000100/tokenizer.json
+
+Keys: `model.<name>` and `optim.<slot>.<name>` are whole tensors whatever the layout; `rank.<place>.<name>` belongs to
+one rank of one layout (codec state).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Replicate, Shard
+
+from mcc.core.errors import MccError
+from mcc.core.files import partial_path, remove, write_text
+
+MANIFEST = "mcc.json"
+LATEST = "latest"
+
+
+def folder_name(iteration: int) -> str:
+    """The name of the checkpoint after `iteration` steps."""
+    return f"iter_{iteration:07d}"
+
+
+def distributed(local: Tensor, dim: int | None, mesh: DeviceMesh) -> DTensor:
+    """This rank's part of a whole tensor, so that a checkpoint knows its place. mesh has the axes (dp, tp)."""
+    placements = [Replicate(), Replicate() if dim is None else Shard(dim)]
+    return DTensor.from_local(local.detach(), mesh, placements, run_check=False)
+
+
+def save(run: Path, iteration: int, state: dict[str, Any], manifest: Mapping[str, Any], tokenizer: Path | None) -> Path:
+    """Save a checkpoint; it stands under its name only when every rank has written. Collective.
+
+    Raises:
+        MccError: a rank could not write (disk full, permissions).
+    """
+    final = run / folder_name(iteration)
+    temporary = partial_path(final)
+    leader = dist.get_rank() == 0
+    if leader:
+        remove(temporary)
+        temporary.mkdir(parents=True)
+    dist.barrier()
+    try:
+        dcp.save(state, checkpoint_id=str(temporary))
+    except Exception as error:
+        raise MccError(f"cannot write checkpoint {final}: {_root(error)}", "is the disk full?") from error
+    if leader:
+        text = json.dumps({**manifest, "tokenizer": "tokenizer.json" if tokenizer else None}, indent=2)
+        (temporary / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        if tokenizer:
+            shutil.copyfile(tokenizer, temporary / "tokenizer.json")
+        if final.exists():
+            remove(final)
+        temporary.replace(final)
+        write_text(run / LATEST, final.name + "\n")
+    dist.barrier()
+    return final
+
+
+def latest(run: Path) -> Path | None:
+    """The newest complete checkpoint of a run, or None when there is none.
+
+    Raises:
+        MccError: `latest` names a folder that is gone.
+    """
+    pointer = run / LATEST
+    if not pointer.exists():
+        return None
+    folder = run / pointer.read_text(encoding="utf-8").strip()
+    if not (folder / MANIFEST).exists():
+        raise MccError(f"{pointer} names {folder.name}, which is not a complete checkpoint", "edit it to name another")
+    return folder
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What `save` wrote as mcc.json.
+
+    Raises:
+        MccError: it is missing or not JSON.
+    """
+    try:
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MccError(f"{folder / MANIFEST}: {error}", "the folder is not a native checkpoint") from error
+    return manifest
+
+
+def stored(folder: Path) -> dict[str, torch.Size]:
+    """The name and whole shape of every tensor in a checkpoint. Reads no tensor data."""
+    entries = FileSystemReader(str(folder)).read_metadata().state_dict_metadata
+    return {name: entry.size for name, entry in entries.items() if isinstance(entry, TensorStorageMetadata)}
+
+
+def load(folder: Path, state: dict[str, Any]) -> None:
+    """Fill the tensors of `state` in place from a checkpoint of any layout. Collective where ranks are up.
+
+    Raises:
+        MccError: a tensor is missing, of another shape, or its file is damaged.
+    """
+    try:
+        dcp.load(state, checkpoint_id=str(folder), no_dist=not dist.is_initialized())
+    except Exception as error:
+        raise MccError(f"cannot read checkpoint {folder}: {_root(error)}", "take an earlier one") from error
+
+
+def rank_state(folder: Path, place: str) -> dict[str, Tensor]:
+    """The tensors that one place of the layout saved for itself, by name. Not collective."""
+    prefix = f"rank.{place}."
+    entries = FileSystemReader(str(folder)).read_metadata().state_dict_metadata
+    state = {
+        name: torch.empty(entry.size, dtype=entry.properties.dtype)
+        for name, entry in entries.items()
+        if name.startswith(prefix) and isinstance(entry, TensorStorageMetadata)
+    }
+    if state:
+        dcp.load(state, checkpoint_id=str(folder), no_dist=True)
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+
+
+def _root(error: BaseException) -> str:
+    """The first line of the error that a failed collective wraps."""
+    failures = getattr(error, "failures", None)
+    if failures:
+        rank, (cause, _) = next(iter(sorted(failures.items())))
+        return f"rank {rank}: {type(cause).__name__}: {str(cause).splitlines()[0] if str(cause) else ''}"
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
