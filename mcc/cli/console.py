@@ -51,15 +51,15 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
     from rich.text import Text
 
     cells = [list(row) for row in rows]
-    shown = Table(title=title or None, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    shown = Table(box=SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
         values = [row[index] for row in cells if row[index] is not None]
         numeric = bool(values) and all(isinstance(value, (int, float)) for value in values)
         shown.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in cells:
         shown.add_row(*(Text(cell(value)) for value in row))
-    terminal = sys.stdout.isatty()
-    Console(file=sys.stdout, width=None if terminal else _UNBOUNDED_COLUMNS).print(shown)
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else _UNBOUNDED_COLUMNS)
+    console.print(Text(title, "bold"), shown)
 
 
 def cell(value: Any) -> str:
