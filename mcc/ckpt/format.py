@@ -83,7 +83,7 @@ class Format(ABC):
 
     def drops(self, source: Source) -> tuple[str, ...]:
         """What `source` has and this format cannot hold."""
-        return ("optimizer state",) if source.slots() else ()
+        return (*source.meta.unread, *(("optimizer state",) if source.slots() else ()))
 
     def write(
         self, source: Source, path: str | Path, options: WriteOptions | None = None, reporter: Reporter = SILENT

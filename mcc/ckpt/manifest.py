@@ -43,7 +43,7 @@ def read_manifest(folder: Path) -> Meta:
             raise MccError(f"version {version} is newer than this mcc, which knows {VERSION}", "use a newer mcc")
         config = build(ModelConfig, values["model"])
         layout = build(Layout, values.get("layout", {}))
-        tokenizer = folder / values["tokenizer"] if values.get("tokenizer") else None
+        tokenizer = folder / str(values["tokenizer"]) if values.get("tokenizer") else None
         meta = Meta(
             config=config,
             iteration=int(values.get("iteration", 0)),

@@ -36,7 +36,8 @@ class Meta:
         layout: how the files are cut.
         padded_vocab_size: rows of the embedding as stored.
         tokenizer: the tokenizer file (tokenizers' JSON) kept beside the weights, if any.
-        extra: what the format has besides (format version, precision), for `inspect`.
+        extra: what the format has besides (format version, consumed samples), for `inspect`.
+        unread: what the files hold and the format's reader leaves alone, for a warning when it is converted.
     """
 
     config: ModelConfig
@@ -45,6 +46,7 @@ class Meta:
     padded_vocab_size: int = 0
     tokenizer: Path | None = None
     extra: dict[str, object] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
 
 
 class Source(ABC):

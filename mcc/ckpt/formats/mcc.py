@@ -78,7 +78,7 @@ class Native(Format):
         return _Native(newest(path))
 
     def drops(self, source: Source) -> tuple[str, ...]:
-        return ()
+        return source.meta.unread
 
     def write_files(self, source: Source, folder: Path, options: WriteOptions, reporter: Reporter) -> tuple[int, int]:
         config = source.meta.config

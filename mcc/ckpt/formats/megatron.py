@@ -1,0 +1,260 @@
+"""Megatron-LM's classic checkpoints: one file a rank, checkpoint versions 0 to 3, tensor x pipeline parallel.
+
+ROOT/latest_checkpointed_iteration.txt                      `release` or a number
+ROOT/{release|iter_0000100}/mp_rank_TT[_PPP]/model_optim_rng.pt
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mcc.ckpt import megatron_tree as tree
+from mcc.ckpt.dtypes import cast, dtype_named
+from mcc.ckpt.foreign import load_foreign
+from mcc.ckpt.format import Format, WriteOptions
+from mcc.ckpt.layout import check_layout, even_stages, shard
+from mcc.ckpt.source import Layout, Meta, Source, expected_shapes
+from mcc.ckpt.tokenizer_files import TOKENIZER, copy_tokenizer, token_ids
+from mcc.core.errors import MccError
+from mcc.core.events import Reporter
+from mcc.models.base.config import ModelConfig
+from mcc.models.base.family import Family, Param, families
+from mcc.models.base.forms import pad_rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class _Rank:
+    """One rank's file: its flat tensors, memory-mapped, and the rest."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.values: dict[str, Any] = load_foreign(file)
+        if not isinstance(self.values, dict) or not isinstance(self.values.get("model"), dict):
+            several = isinstance(self.values, dict) and "model0" in self.values
+            what = "virtual pipeline stages (model0, model1, ...), which are not read yet" if several else "no model"
+            raise MccError(f"{file} has {what}")
+        self.tensors = tree.flatten(self.values["model"])
+
+    def get(self, key: str) -> Tensor:
+        if key not in self.tensors:
+            raise MccError(f"{self.file} has no tensor {key}")
+        return self.tensors[key]
+
+
+class _Megatron(Source):
+    def __init__(self, path: Path) -> None:
+        folder = tree.tracked(path)
+        self.ranks, self.layout = _open_ranks(folder)
+        first = self.ranks[0, 0]
+        self.version = float(first.values.get("checkpoint_version", 0))
+        self.family = _family(first)
+        args = first.values.get("args")
+        rows = first.get(_megatron_name(self.family, "embedding.tokens.weight")).shape[0] * self.layout.tp
+        tokenizer = next((f / TOKENIZER for f in (folder, folder.parent) if (f / TOKENIZER).is_file()), None)
+        vocabulary, origin = _vocabulary(args, rows, tokenizer)
+        config = tree.config_from_args(args, type(self.family).__module__.rpartition(".")[2], vocabulary, first.file)
+        iteration = first.values.get("iteration", first.values.get("total_iters", 0))
+        self.meta = Meta(
+            config=config,
+            iteration=int(iteration),
+            layout=self.layout,
+            padded_vocab_size=rows,
+            tokenizer=tokenizer,
+            extra={
+                "checkpoint_version": self.version,
+                "consumed_samples": int(getattr(args, "consumed_train_samples", 0) or 0),
+                "vocabulary_from": origin,
+            },
+            unread=("optimizer state",) if first.values.get("optimizer") else (),
+        )
+        self._shapes = expected_shapes(config)
+        self._place = dict(self._places(config))
+        for name, shape in self._shapes.items():
+            self._check(name, shape)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return self._shapes
+
+    def dtypes(self) -> dict[str, torch.dtype]:
+        found = {}
+        for name, (_, stage, key) in self._place.items():
+            found[name] = self.ranks[0, stage].get(key).dtype
+        return found
+
+    def read(self, name: str) -> Tensor:
+        row, stage, key = self._place[name]
+        parts = [self.ranks[rank, stage].get(key) for rank in range(self.layout.tp if row.tp_dim is not None else 1)]
+        if is_qkv(row):
+            parts = [tree.qkv_from(part, self.version, self.meta.config.head_dim) for part in parts]
+        whole = parts[0] if len(parts) == 1 else torch.cat(parts, dim=row.tp_dim)
+        return pad_rows(whole, self._shapes[name][0])
+
+    def _places(self, config: ModelConfig) -> Iterator[tuple[str, tuple[Param, int, str]]]:
+        """Global name -> (its row, the stage that holds it, its key there)."""
+        local = _layers_by_stage(self.ranks, self.layout.pp)
+        if len(local) != config.num_layers:
+            file = self.ranks[0, 0].file
+            raise MccError(f"{file}: num_layers = {config.num_layers}, but the stages hold {len(local)} layers")
+        for name, row, layer in self.family.table(config):
+            if layer is None:
+                yield name, (row, 0 if row.where == "first" else self.layout.pp - 1, row.megatron)
+            else:
+                stage, index = local[layer]
+                yield name, (row, stage, row.megatron.format(i=index))
+
+    def _check(self, name: str, shape: tuple[int, ...]) -> None:
+        row, stage, key = self._place[name]
+        expected = list(shape)
+        if row.shape[0] == "V":
+            expected[0] = self.meta.padded_vocab_size
+        if row.tp_dim is not None:
+            expected[row.tp_dim] //= self.layout.tp
+        for rank in range(self.layout.tp):
+            found = list(self.ranks[rank, stage].get(key).shape)
+            if found != expected:
+                raise MccError(f"{self.ranks[rank, stage].file}: tensor {key} has shape {found}, not {expected}")
+
+
+class Megatron(Format):
+    """Megatron-LM's classic per-rank files, versions 0 to 3."""
+
+    looks_for = f"{tree.TRACKER}, or folders mp_rank_00*/{tree.FILES[0]}"
+    layouts = True
+
+    def detect(self, path: Path) -> bool:
+        return (path / tree.TRACKER).is_file() or bool(tree.rank_files(path))
+
+    def open(self, path: Path) -> Source:
+        return _Megatron(path)
+
+    def write_files(self, source: Source, folder: Path, options: WriteOptions, reporter: Reporter) -> tuple[int, int]:
+        meta, config = source.meta, source.meta.config
+        version = tree.version_named(options.megatron_version)
+        check_layout(config, options.tp, options.pp)
+        stages = even_stages(config, options.pp)
+        padded = config.padded_vocab_size(options.tp)
+        wanted = None if options.dtype is None else dtype_named(options.dtype)
+        dtype = wanted or max(source.dtypes().values(), key=lambda stored: stored.itemsize)
+        size = 0
+        root = folder / tree.iteration_folder(meta.iteration)
+        with reporter.task("write", options.tp * options.pp, "files") as task:
+            for stage in range(options.pp):
+                for rank in range(options.tp):
+                    flat = dict(_shards(source, options, stages[stage], stage, rank, wanted, version))
+                    size += sum(tensor.nbytes for tensor in flat.values())
+                    file = root / tree.rank_folder(rank, stage, options.pp) / tree.FILES[0]
+                    file.parent.mkdir(parents=True)
+                    values = {
+                        "args": tree.make_args(meta, padded, options.tp, options.pp, dtype),
+                        "checkpoint_version": version,
+                        "iteration": meta.iteration,
+                        "model": tree.nest(flat),
+                    }
+                    torch.save(values, file)
+                    task.advance()
+        copy_tokenizer(meta.tokenizer, folder)
+        (folder / tree.TRACKER).write_text(str(meta.iteration or "release") + "\n", encoding="utf-8")
+        return len(source.shapes()), size
+
+
+def is_qkv(row: Param) -> bool:
+    """Whether the row is the fused query/key/value projection, whose order depends on the version."""
+    return row.shape[0] == "3D"
+
+
+def _shards(
+    source: Source,
+    options: WriteOptions,
+    layers: range,
+    stage: int,
+    rank: int,
+    wanted: torch.dtype | None,
+    version: float,
+) -> Iterator[tuple[str, Tensor]]:
+    """What one rank's file holds: Megatron's key -> this rank's tensor, in storage of its own."""
+    config = source.meta.config
+    family = families.get(config.family)()
+    last = options.pp - 1
+
+    def cut(name: str, row: Param) -> Tensor:
+        whole = cast(source.read(name), wanted, name)
+        if row.shape[0] == "V":
+            whole = pad_rows(whole, config.padded_vocab_size(options.tp))
+        part = shard(whole, row, options.tp, rank)
+        if is_qkv(row):
+            part = tree.qkv_to(part, version, config.head_dim)
+        return part.clone(memory_format=torch.contiguous_format)  # torch.save writes a view's whole storage
+
+    for name, row, layer in family.table(config):
+        if layer is not None and layer in layers:
+            yield row.megatron.format(i=layer - layers.start), cut(name, row)
+        elif (row.where == "first" and stage == 0) or (row.where == "last" and stage == last):
+            yield row.megatron, cut(name, row)
+    if family.tied and stage == last and last > 0:
+        name = "embedding.tokens.weight"
+        yield tree.HEAD, cut(name, family.row(name))
+
+
+def _open_ranks(folder: Path) -> tuple[dict[tuple[int, int], _Rank], Layout]:
+    files = tree.rank_files(folder)
+    if not files:
+        raise MccError(f"{folder} has no mp_rank_00*/{tree.FILES[0]}", "copy the whole checkpoint again")
+    ranks = {place: _Rank(file) for place, file in files.items()}
+    args = next(iter(ranks.values())).values.get("args")
+    # The arguments tell of ranks whose files are missing at the end; the file names tell of more than the arguments.
+    tp = max(getattr(args, "tensor_model_parallel_size", 1), 1 + max(rank for rank, _ in files))
+    pp = max(getattr(args, "pipeline_model_parallel_size", 1), 1 + max(stage for _, stage in files))
+    for rank in range(tp):
+        for stage in range(pp):
+            if (rank, stage) not in ranks:
+                file = folder / tree.rank_folder(rank, stage, pp) / tree.FILES[0]
+                raise MccError(
+                    f"missing shard {file}: rank {rank} of TP {tp}, stage {stage} of PP {pp}",
+                    "a part of every tensor of this stage is in it",
+                )
+    return ranks, Layout(tp=tp, pp=pp)
+
+
+def _layers_by_stage(ranks: dict[tuple[int, int], _Rank], pp: int) -> list[tuple[int, int]]:
+    """Global layer -> (stage, index in the stage); stages may hold different numbers of layers."""
+    found = []
+    for stage in range(pp):
+        keys = (key.split(".layers.") for key in ranks[0, stage].tensors)
+        held = {int(parts[1].partition(".")[0]) for parts in keys if len(parts) == 2}
+        found += [(stage, index) for index in range(1 + max(held, default=-1))]
+    return found
+
+
+def _family(rank: _Rank) -> Family:
+    """The family whose table has every tensor of the first rank."""
+    stray = ""
+    for _, plugin in families.all():
+        names = {row.megatron for row in plugin.params} | {tree.HEAD}
+        generic = (".".join("{i}" if part.isdigit() else part for part in key.split(".")) for key in rank.tensors)
+        unknown = next((key for key in generic if key not in names), None)
+        if unknown is None:
+            return plugin()
+        stray = unknown
+    raise MccError(f"{rank.file}: tensor {stray} belongs to no family that mcc knows", f"known: {families.names()}")
+
+
+def _megatron_name(family: Family, name: str) -> str:
+    return family.row(name).megatron
+
+
+def _vocabulary(args: object, rows: int, tokenizer: Path | None) -> tuple[int, str]:
+    """(true vocabulary, where it is known from): Megatron-LM's own files mostly tell the padded size alone."""
+    told = getattr(args, "vocab_size", None)
+    if isinstance(told, int) and 0 < told <= rows:
+        return told, "args.vocab_size"
+    if tokenizer is not None:
+        counted = max(token_ids(tokenizer).values()) + 1
+        if counted <= rows:
+            return counted, TOKENIZER
+    return rows, "the padded size: the true one is not told"

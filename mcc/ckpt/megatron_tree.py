@@ -1,0 +1,203 @@
+"""Facts of Megatron-LM's classic per-rank files: nested model tree, arguments, order of QKV rows, names of files.
+
+np heads of this shard   hn channels of a head   T tensor-parallel ranks   P pipeline stages
+"""
+
+from __future__ import annotations
+
+import re
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mcc.ckpt.source import Meta
+from mcc.core.errors import MccError, UsageError
+from mcc.models.base.config import ModelConfig
+
+TRACKER = "latest_checkpointed_iteration.txt"
+FILES = ("model_optim_rng.pt", "model_rng.pt")
+HEAD = "word_embeddings_for_head.weight"
+VERSIONS = (0.0, 1.0, 2.0, 3.0)
+
+_RANK = re.compile(r"mp_rank_(\d{2,})(?:_(\d{3,}))?")
+# Whose keys are flat below them; every other level is a dictionary of its own.
+_FLAT = ("language_model.encoder.", "language_model.pooler.", "word_embeddings_for_head.", "lm_head.", "binary_head.")
+# Older names and the ones since.
+_RENAMED = (("language_model.transformer.", "language_model.encoder."), (".attention.", ".self_attention."))
+# What makes it another architecture than the families have: argument -> the only value that fits.
+_REFUSED = {"apply_residual_connection_post_layernorm": False, "swiglu": False, "squared_relu": False}
+
+
+def rank_folder(tp_rank: int, pp_rank: int, pp: int) -> str:
+    """The folder of one rank.
+
+    >>> rank_folder(1, 0, 1), rank_folder(1, 2, 4)
+    ('mp_rank_01', 'mp_rank_01_002')
+    """
+    return f"mp_rank_{tp_rank:02d}" + (f"_{pp_rank:03d}" if pp > 1 else "")
+
+
+def iteration_folder(iteration: int) -> str:
+    """`release` stands for weights that no run goes on from."""
+    return f"iter_{iteration:07d}" if iteration else "release"
+
+
+def rank_files(folder: Path) -> dict[tuple[int, int], Path]:
+    """(tp rank, pp rank) -> file, for every rank folder in `folder`."""
+    found = {}
+    for entry in sorted(folder.glob("mp_rank_*")):
+        match = _RANK.fullmatch(entry.name)
+        file = next((entry / name for name in FILES if (entry / name).is_file()), None)
+        if match and file:
+            found[int(match[1]), int(match[2] or 0)] = file
+    return found
+
+
+def tracked(path: Path) -> Path:
+    """The iteration's folder that `path` is, or that its tracker names.
+
+    Raises:
+        MccError: the tracker is malformed or names a folder that is not there.
+    """
+    tracker = path / TRACKER
+    if not tracker.is_file():
+        return path
+    text = tracker.read_text(encoding="utf-8").strip()
+    if text != "release" and not text.isdecimal():
+        raise MccError(f"{tracker} holds {text[:40]!r}, neither 'release' nor a number")
+    folder = path / ("release" if text == "release" else f"iter_{int(text):07d}")
+    if not folder.is_dir():
+        raise MccError(f"{tracker} names {folder.name}, which is not there", "give an iteration's folder itself")
+    return folder
+
+
+def version_named(version: float) -> float:
+    """The checkpoint version that `version` asks for; every 2.x is 2.0 and every 3.x is 3.0.
+
+    Raises:
+        UsageError: there is no such version.
+    """
+    if float(int(version)) not in VERSIONS:
+        raise UsageError(f"unknown Megatron checkpoint version {version:g}", "known: 0, 1, 2, 3")
+    return float(int(version))
+
+
+def qkv_to(rows: Tensor, version: float, head_dim: int) -> Tensor:
+    """One shard's fused rows, ours [np, 3, hn], as `version` orders: 0 [3, np, hn], 1 [np, hn, 3], later ours."""
+    if version >= 2:
+        return rows
+    split = rows.reshape(-1, 3, head_dim, *rows.shape[1:])
+    return split.transpose(*((1, 2) if version >= 1 else (0, 1))).reshape(rows.shape).contiguous()
+
+
+def qkv_from(rows: Tensor, version: float, head_dim: int) -> Tensor:
+    """The inverse of `qkv_to`."""
+    if version >= 2:
+        return rows
+    if version >= 1:
+        split = rows.reshape(-1, head_dim, 3, *rows.shape[1:]).transpose(1, 2)
+    else:
+        split = rows.reshape(3, -1, head_dim, *rows.shape[1:]).transpose(0, 1)
+    return split.reshape(rows.shape).contiguous()
+
+
+def nest(flat: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The model tree as Megatron-LM nests it."""
+    tree: dict[str, Any] = {}
+    for key, tensor in flat.items():
+        head = next((prefix for prefix in _FLAT if key.startswith(prefix)), None)
+        path = [*head.split(".")[:-1], key.removeprefix(head)] if head else key.split(".")
+        level = tree
+        for part in path[:-1]:
+            level = level.setdefault(part, {})
+        level[path[-1]] = tensor
+    return tree
+
+
+def flatten(tree: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Every tensor of a model tree by its dotted name, in today's spelling."""
+    flat: dict[str, Tensor] = {}
+
+    def walk(level: Mapping[str, Any], prefix: str) -> None:
+        for key, value in level.items():
+            name = f"{prefix}{key}"
+            if isinstance(value, Mapping):
+                walk(value, f"{name}.")
+            elif isinstance(value, torch.Tensor) and not name.endswith("_extra_state"):
+                for old, new in _RENAMED:
+                    name = name.replace(old, new)
+                flat[name] = value
+
+    walk(tree, "")
+    return flat
+
+
+def make_args(meta: Meta, padded_vocab_size: int, tp: int, pp: int, dtype: torch.dtype) -> Namespace:
+    """The arguments that Megatron-LM compares when it loads, and those that say what the model is."""
+    config = meta.config
+    return Namespace(
+        num_layers=config.num_layers,
+        hidden_size=config.hidden_size,
+        ffn_hidden_size=config.ffn_size,
+        num_attention_heads=config.num_attention_heads,
+        kv_channels=config.head_dim,
+        max_position_embeddings=config.seq_length,
+        seq_length=config.seq_length,
+        encoder_seq_length=config.seq_length,
+        layernorm_epsilon=config.layernorm_epsilon,
+        init_method_std=config.init_std,
+        make_vocab_size_divisible_by=config.make_vocab_size_divisible_by,
+        vocab_size=config.vocab_size,
+        padded_vocab_size=padded_vocab_size,
+        tokenizer_type="GPT2BPETokenizer",
+        tensor_model_parallel_size=tp,
+        pipeline_model_parallel_size=pp,
+        virtual_pipeline_model_parallel_size=None,
+        untie_embeddings_and_output_weights=False,
+        apply_residual_connection_post_layernorm=False,
+        bias_gelu_fusion=True,
+        openai_gelu=False,
+        params_dtype=dtype,
+        fp16=dtype == torch.float16,
+        bf16=dtype == torch.bfloat16,
+        iteration=meta.iteration,
+        consumed_train_samples=meta.extra.get("consumed_samples", 0),
+        consumed_valid_samples=0,
+    )
+
+
+def config_from_args(args: object, family: str, vocab_size: int, file: Path) -> ModelConfig:
+    """The model that `args` describe.
+
+    Raises:
+        MccError: an argument is missing, or describes an architecture that the families do not have.
+    """
+    values = vars(args) if isinstance(args, Namespace) else args
+    if not isinstance(values, dict):
+        raise MccError(f"{file} has no arguments (args): the model's shape is unknown")
+    for name, fits in _REFUSED.items():
+        if values.get(name, fits) != fits:
+            raise MccError(f"{file}: {name} = {values[name]!r} is another architecture than {family}")
+    try:
+        hidden = int(values["hidden_size"])
+        ffn = values.get("ffn_hidden_size")
+        return ModelConfig(
+            family=family,
+            num_layers=int(values["num_layers"]),
+            hidden_size=hidden,
+            num_attention_heads=int(values["num_attention_heads"]),
+            ffn_hidden_size=None if ffn in (None, 4 * hidden) else int(ffn),
+            seq_length=int(values["max_position_embeddings"]),
+            vocab_size=vocab_size,
+            make_vocab_size_divisible_by=int(values.get("make_vocab_size_divisible_by", 128)),
+            layernorm_epsilon=float(values.get("layernorm_epsilon", 1e-5)),
+            init_std=float(values.get("init_method_std", 0.02)),
+        )
+    except KeyError as error:
+        raise MccError(f"{file}: the arguments lack {error.args[0]}") from error
+    except (TypeError, ValueError) as error:
+        raise MccError(f"{file}: the arguments are malformed: {error}") from error
