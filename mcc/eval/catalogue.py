@@ -99,7 +99,7 @@ def _local(name: str, file: Path, num_fewshot: int | None) -> Entry:
     import datasets
     from lm_eval.api.task import ConfigurableTask
 
-    class LocalTask(ConfigurableTask):  # type: ignore[misc]
+    class LocalTask(ConfigurableTask):
         """The harness's task over documents in memory: nothing is downloaded and nothing cached."""
 
         def download(self, *_: Any, **__: Any) -> None:

@@ -17,7 +17,7 @@ _NO_POOL = "DISABLE_MULTIPROC"
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Inside, the harness logs warnings only, shows no bars, prints nothing to stdout, and forks no workers."""
-    import tqdm
+    import tqdm  # type: ignore[import-untyped]
 
     logger, bar = logging.getLogger(_LOGGER), tqdm.tqdm
     level, start, pool = logger.level, bar.__init__, os.environ.get(_NO_POOL)

@@ -1,4 +1,4 @@
-"""Log-likelihoods and next tokens of one model, in batches of sequences of like length. Everything in eval goes through here.
+"""Log-likelihoods and next tokens of one model, in batches of sequences of like length.
 
 B batch   T tokens   D hidden size   N scored positions   V vocabulary, without padding
 

@@ -110,7 +110,7 @@ class Task(ABC):
         }
 
 
-tasks: Kind[Task] = Kind("task", "mcc.eval.tasks", Task)
+tasks: Kind[Task] = Kind("task", "mcc.eval.tasks", Task)  # type: ignore[type-abstract]
 
 
 def read_documents(task: Task, file: str | Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Zero-shot and few-shot scores of a checkpoint, through lm-evaluation-harness: its tasks, metrics and standard errors."""
+"""Zero-shot and few-shot scores of a checkpoint, by lm-evaluation-harness: its tasks, metrics, standard errors."""
 
 from __future__ import annotations
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
-from mcc.eval.task import Record, Task, text
+from mcc.eval.task import Check, Record, Task, text
 
 
 class Cloze(Task):
-    """The held-out end of a text: greedy accuracy and perplexity. Fields: context and target, or text (its last word)."""
+    """The held-out end of a text: greedy accuracy and perplexity. Fields: context, target; or text."""
 
-    fields = {"context": text, "target": text}
+    fields: ClassVar[Mapping[str, Check]] = {"context": text, "target": text}
     metrics = ("perplexity", "acc")
 
     def read(self, record: Record) -> dict[str, Any]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import ClassVar
 
-from mcc.eval.task import Record, Task, number_below, text, texts
+from mcc.eval.task import Check, Record, Task, number_below, text, texts
 
 
 def _clean(passage: str) -> str:
@@ -23,7 +25,7 @@ def _any_text(value: object) -> str:
 class HellaSwag(Task):
     """Which of four endings follows a scene. Fields: activity_label, ctx_a, ctx_b, endings, label (0 to 3)."""
 
-    fields = {
+    fields: ClassVar[Mapping[str, Check]] = {
         "activity_label": text,
         "ctx_a": _any_text,
         "ctx_b": _any_text,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from mcc.eval.task import Record, Task, text
+from collections.abc import Mapping
+from typing import ClassVar
+
+from mcc.eval.task import Check, Record, Task, text
 
 
 class Lambada(Task):
     """The last word of a passage: greedy accuracy, and perplexity of the word. Fields: text."""
 
-    fields = {"text": text}
+    fields: ClassVar[Mapping[str, Check]] = {"text": text}
     metrics = ("perplexity", "acc")
 
     def prompt(self, document: Record) -> str:

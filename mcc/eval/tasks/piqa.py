@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from mcc.eval.task import Record, Task, number_below, text
+from collections.abc import Mapping
+from typing import ClassVar
+
+from mcc.eval.task import Check, Record, Task, number_below, text
 
 
 class Piqa(Task):
     """Which of two solutions reaches a goal. Fields: goal, sol1, sol2, label (0 or 1)."""
 
-    fields = {"goal": text, "sol1": text, "sol2": text, "label": number_below(2)}
+    fields: ClassVar[Mapping[str, Check]] = {"goal": text, "sol1": text, "sol2": text, "label": number_below(2)}
     metrics = ("acc", "acc_norm")
 
     def prompt(self, document: Record) -> str:

@@ -6,9 +6,10 @@ scored after each.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
-from mcc.eval.task import Record, Task, number_below, text
+from mcc.eval.task import Check, Record, Task, number_below, text
 
 _BLANK = "_"
 
@@ -16,7 +17,12 @@ _BLANK = "_"
 class WinoGrande(Task):
     """Which of two names fits a blank. Fields: sentence (with one _), option1, option2, answer (1 or 2)."""
 
-    fields = {"sentence": text, "option1": text, "option2": text, "answer": number_below(2, first=1)}
+    fields: ClassVar[Mapping[str, Check]] = {
+        "sentence": text,
+        "option1": text,
+        "option2": text,
+        "answer": number_below(2, first=1),
+    }
     metrics = ("acc",)
 
     def read(self, record: Record) -> dict[str, Any]:

@@ -1,0 +1,105 @@
+"""Our adapter gives the numbers of the harness's own adapter for transformers on the same weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from lm_eval.api.instance import Instance
+
+from mcc.core.errors import MccError
+from mcc.eval.harness import MccLM
+from mcc.eval.loading import Loaded
+from mcc.eval.quiet import quiet
+
+TOLERANCE = 1e-4
+
+
+@pytest.fixture(scope="module")
+def theirs(hf_model: Any, hf_tokenizer: Any) -> Any:
+    from lm_eval.models.huggingface import HFLM
+
+    return HFLM(pretrained=hf_model, tokenizer=hf_tokenizer, batch_size=3)
+
+
+def requests(kind: str, arguments: list[tuple[Any, ...]]) -> list[Instance]:
+    return [
+        Instance(request_type=kind, doc={}, arguments=args, idx=0, metadata=("test", index, 1))
+        for index, args in enumerate(arguments)
+    ]
+
+
+def pairs(passages: list[str]) -> list[tuple[str, str]]:
+    """Contexts of all lengths, trailing spaces, empty contexts, long continuations, several answers to one context.
+
+    No text is cut at two places: the reference's reuse of logits (lm_eval 0.4.13) scores such pairs wrongly.
+    """
+    found = [(text.rpartition(" ")[0], " " + text.rpartition(" ")[2]) for text in passages]
+    found += [(text[: len(text) // 2], text[len(text) // 2 :][:60]) for text in passages[2:10]]
+    found += [(text[:20] + "  ", "is it") for text in passages[:5]]
+    found += [("", text[:40]) for text in passages[:5]]
+    found += [("", "<|endoftext|>" + text[:40]) for text in passages[:2]]
+    found += [("Which of these?", answer) for answer in (" a", " b", " this one", " that one")]
+    return found
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 64, 100_000])
+def test_log_likelihoods_are_those_of_transformers(
+    loaded: Loaded, theirs: Any, passages: list[str], batch_tokens: int
+) -> None:
+    made = requests("loglikelihood", pairs(passages))
+    ours = MccLM(loaded.model, loaded.tokenizer, batch_tokens).loglikelihood(made)
+    with quiet():
+        expected = theirs.loglikelihood(made, disable_tqdm=True)
+    assert [greedy for _, greedy in ours] == [greedy for _, greedy in expected]
+    assert [value for value, _ in ours] == pytest.approx([value for value, _ in expected], abs=TOLERANCE)
+
+
+def test_greedy_continuations_are_seen_as_such(loaded: Loaded, theirs: Any, passages: list[str]) -> None:
+    """Random targets are never greedy: build some that are, with the model's own predictions."""
+    lm = MccLM(loaded.model, loaded.tokenizer)
+    tokens = [lm.tok_encode(text)[:30] for text in passages]
+    ours = lm._loglikelihood_tokens([(None, context, lm.scorer.next_tokens([context])) for context in tokens])
+    assert all(greedy for _, greedy in ours)
+    with quiet():
+        expected = theirs._loglikelihood_tokens(
+            [(None, context, lm.scorer.next_tokens([context])) for context in tokens], disable_tqdm=True
+        )
+    assert all(greedy for _, greedy in expected)
+
+
+def test_rolling_log_likelihoods_are_those_of_transformers(loaded: Loaded, theirs: Any, corpus: str) -> None:
+    made = requests("loglikelihood_rolling", [(corpus[:length],) for length in (1, 50, 300, 2000)])
+    ours = MccLM(loaded.model, loaded.tokenizer, 200).loglikelihood_rolling(made)
+    with quiet():
+        expected = theirs.loglikelihood_rolling(made, disable_tqdm=True)
+    # The harness adds up in float32; 2,000 characters are about 3,000 nats.
+    assert ours == pytest.approx(expected, abs=TOLERANCE, rel=1e-6)
+
+
+@pytest.mark.parametrize("options", [{"until": ["\n"]}, {"until": [" ", "e"]}, {"until": []}])
+def test_greedy_generation_is_that_of_transformers(
+    loaded: Loaded, theirs: Any, passages: list[str], options: dict[str, Any]
+) -> None:
+    made = requests("generate_until", [(text, {**options, "max_gen_toks": 12}) for text in passages[:12]])
+    ours = MccLM(loaded.model, loaded.tokenizer, 300).generate_until(made)
+    with quiet():
+        expected = theirs.generate_until(made, disable_tqdm=True)
+    assert ours == expected
+    assert any(ours), "nothing was generated"
+
+
+def test_generation_refuses_what_it_cannot_do(loaded: Loaded) -> None:
+    lm = MccLM(loaded.model, loaded.tokenizer)
+    with pytest.raises(MccError, match="sampling"):
+        lm.generate_until(requests("generate_until", [("a", {"do_sample": True, "until": []})]))
+    with pytest.raises(MccError, match="document 0: 48 new tokens leave no room"):
+        lm.generate_until(requests("generate_until", [("a", {"max_gen_toks": 48})]))
+
+
+def test_continuations_that_cannot_be_scored_are_refused(loaded: Loaded, corpus: str) -> None:
+    lm = MccLM(loaded.model, loaded.tokenizer)
+    with pytest.raises(MccError, match="longer than the model's context of 48"):
+        lm.loglikelihood(requests("loglikelihood", [("a", corpus[:400])]))
+    with pytest.raises(MccError, match="test, document 0: the continuation is empty"):
+        lm.loglikelihood(requests("loglikelihood", [("a", "")]))
