@@ -1,0 +1,40 @@
+"""Which rank this process is, from torchrun's or Slurm's variables."""
+
+from __future__ import annotations
+
+import pytest
+
+from mcc.core.errors import UsageError
+from mcc.core.ranks import Ranks, from_environment
+
+TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
+SLURM = {"SLURM_PROCID": "2", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0"}
+
+
+def test_torchrun_and_slurm() -> None:
+    assert from_environment(TORCHRUN) == Ranks(rank=3, world_size=8, local_rank=1)
+    assert from_environment(SLURM) == Ranks(rank=2, world_size=4, local_rank=0)
+    assert from_environment({**SLURM, **TORCHRUN}) == Ranks(rank=3, world_size=8, local_rank=1)
+
+
+@pytest.mark.parametrize("env", [{}, {"RANK": "0"}, {"WORLD_SIZE": "2"}, {"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}])
+def test_a_process_started_alone_has_no_ranks(env: dict[str, str]) -> None:
+    assert from_environment(env) is None
+
+
+def test_one_rank_of_torchrun_is_still_a_rank() -> None:
+    assert from_environment({"RANK": "0", "WORLD_SIZE": "1"}) == Ranks()
+
+
+def test_the_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*TORCHRUN, *SLURM):
+        monkeypatch.delenv(name, raising=False)
+    assert from_environment() is None
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    assert from_environment() == Ranks(rank=3, world_size=8, local_rank=1)
+
+
+def test_what_is_no_number_is_a_clear_error() -> None:
+    with pytest.raises(UsageError, match="RANK='x', WORLD_SIZE='8' are not numbers"):
+        from_environment({"RANK": "x", "WORLD_SIZE": "8"})
