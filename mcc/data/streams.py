@@ -1,0 +1,127 @@
+"""Files opened by their ending: plain, `.gz`, `.bz2`, and `.zst` when the zstandard package is there."""
+
+from __future__ import annotations
+
+import bz2
+import glob
+import gzip
+import io
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any, cast
+
+from mcc.core.errors import MccError, UsageError
+from mcc.core.files import require_file
+
+COMPRESSIONS = (".gz", ".bz2", ".zst")
+# What a damaged compressed file raises, by library.
+_BROKEN = (EOFError, zlib.error, gzip.BadGzipFile, OSError)
+_BUFFER_BYTES = 1 << 20
+
+
+def expand(inputs: Sequence[str | Path], what: str = "input file") -> list[Path]:
+    """The files meant by paths and glob patterns, each pattern's in order of name.
+
+    Raises:
+        UsageError: there is nothing to read.
+        MccError: a file does not exist, or a pattern matches none.
+    """
+    found: list[Path] = []
+    for given in inputs:
+        name = str(given)
+        if not Path(name).exists() and glob.has_magic(name):
+            matches = sorted(glob.glob(name, recursive=True))  # noqa: PTH207 - absolute patterns too
+            if not matches:
+                raise MccError(f"no {what} matches {name}", "check the pattern")
+            found += [require_file(match, what) for match in matches]
+        else:
+            found.append(require_file(name, what))
+    if not found:
+        raise UsageError(f"no {what} given")
+    return found
+
+
+def content_suffix(path: Path) -> str:
+    """The ending below the compression's, lower case.
+
+    Wikimedia puts the range of pages after it, which is no part of it.
+
+    >>> content_suffix(Path("a.jsonl")), content_suffix(Path("enwiki-latest.xml-p1p41242.BZ2"))
+    ('.jsonl', '.xml')
+    """
+    suffix = path.suffix.lower()
+    if suffix in COMPRESSIONS:
+        suffix = Path(path.stem).suffix.lower()
+    return ".xml" if suffix.startswith(".xml-") else suffix
+
+
+def open_input(path: Path) -> IO[bytes]:
+    """`path` for reading, decompressed."""
+    suffix = path.suffix.lower()
+    if suffix == ".gz":
+        return io.BufferedReader(gzip.open(path, "rb"), _BUFFER_BYTES)
+    if suffix == ".bz2":
+        return bz2.open(path, "rb")
+    if suffix == ".zst":
+        stream = _zstandard().ZstdDecompressor().stream_reader(path.open("rb"), read_across_frames=True, closefd=True)
+        return io.BufferedReader(stream, _BUFFER_BYTES)
+    return path.open("rb", buffering=_BUFFER_BYTES)
+
+
+def open_output(path: Path, final: Path) -> IO[bytes]:
+    """`path` for writing, compressed as the ending of `final` says. The same content gives the same bytes."""
+    suffix = final.suffix.lower()
+    if suffix == ".gz":
+        return cast(IO[bytes], _Gzip(path))
+    if suffix == ".bz2":
+        return bz2.open(path, "wb")
+    if suffix == ".zst":
+        return _zstandard().ZstdCompressor().stream_writer(path.open("wb"), closefd=True)
+    return path.open("wb", buffering=_BUFFER_BYTES)
+
+
+class _Gzip(gzip.GzipFile):
+    """Gzip without a time stamp or file name in its header."""
+
+    def __init__(self, path: Path) -> None:
+        self._raw = path.open("wb")
+        super().__init__(filename="", mode="wb", fileobj=self._raw, compresslevel=6, mtime=0)
+
+    def close(self) -> None:
+        super().close()
+        self._raw.close()
+
+
+def lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Number (from 1) and bytes of every line, without its end.
+
+    Raises:
+        MccError: the file is damaged; says after which line.
+    """
+    number = 0
+    try:
+        with open_input(path) as stream:
+            for number, line in enumerate(stream, 1):
+                yield number, line.rstrip(b"\r\n")
+    except _BROKEN as error:
+        raise broken(path, error, f"after line {number}") from error
+    except Exception as error:
+        if type(error).__name__ == "ZstdError":
+            raise broken(path, error, f"after line {number}") from error
+        raise
+
+
+def broken(path: Path, error: Exception, where: str) -> MccError:
+    """The error for a compressed file that ends too soon or is not what its name says."""
+    if isinstance(error, EOFError):
+        return MccError(f"{path}: truncated {where}", "get the file again")
+    return MccError(f"{path}: cannot be read {where}: {error}", "get the file again")
+
+
+def _zstandard() -> Any:
+    try:
+        import zstandard
+    except ImportError:
+        raise UsageError(".zst files need the zstandard package", "pip install zstandard") from None
+    return zstandard

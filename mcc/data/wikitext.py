@@ -1,0 +1,278 @@
+"""MediaWiki markup to plain text in one pass: what a reader would read aloud stays, the machinery goes.
+
+Gone: templates, tables, references, files, categories, mathematics, comments, tags. Kept as text: paragraphs, links,
+list items (one line each), headings, and the templates that only dress up text (quantities, foreign words).
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Literal
+
+from mcc.core.config import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class WikitextConfig:
+    """What of an article is kept besides its paragraphs."""
+
+    lists: bool = option(True, "keep list items, one line each")
+    headings: Literal["keep", "drop"] = option("keep", "keep section headings as lines, or drop them")
+
+
+# Names of the namespaces whose links show no text. A dump adds the names of its own language.
+FILE_NAMES = frozenset({"file", "image", "media"})
+CATEGORY_NAMES = frozenset({"category"})
+
+_COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
+_NOWIKI = re.compile(r"<nowiki\s*>(.*?)</nowiki\s*>|<nowiki\s*/>", re.DOTALL | re.IGNORECASE)
+# The text between these tags is not prose.
+_DROPPED = "ref|references|math|chem|gallery|timeline|imagemap|score|hiero|syntaxhighlight|source|graph|mapframe"
+_EMPTY_ELEMENT = re.compile(rf"<(?:{_DROPPED})\b[^<>]*/>", re.IGNORECASE)
+_ELEMENT = re.compile(rf"<({_DROPPED})\b[^<>]*>.*?</\1\s*>", re.DOTALL | re.IGNORECASE)
+# One that never ends takes the rest of its line only.
+_OPEN_ELEMENT = re.compile(rf"</?(?:{_DROPPED})\b[^\n]*", re.IGNORECASE)
+_BREAK = re.compile(r"<(?:br|hr|/?p|/?li|/?div|/?blockquote)\b[^<>]*>", re.IGNORECASE)
+_TAG = re.compile(r"</?[a-zA-Z][a-zA-Z0-9]*(?:\s[^<>]*)?/?>")
+# A table's `|}` is not the end `|}}` of a template whose last argument is empty.
+_TOKEN = re.compile(r"\{\{|\}\}|\[\[|\]\]|^[ :*#;]*\{\|(?!\})|^\s*\|\}(?!\})", re.MULTILINE)
+_EXTERNAL = re.compile(r"\[(?:https?:|ftp:|mailto:|news:)?//[^\s\]]*[ \t]*([^\]\n]*)\]|\[mailto:\S+ ([^\]\n]*)\]")
+_QUOTES = re.compile(r"'{2,5}")
+_MAGIC = re.compile(r"__[A-Z]{3,}__")
+_HEADING = re.compile(r"^(={1,6})\s*(.+?)\s*\1\s*$")
+_NAMED = re.compile(r"\s*[a-zA-Z][\w-]*\s*=")
+_LANGUAGE_LINK = re.compile(r"^[a-z]{2,3}(?:-[a-z]+)?$")
+_EMPTY_PARENTHESES = re.compile(r"[ \t]*\(\s*(?:[,;:/–-]\s*)*\)")
+_OPEN_PARENTHESIS = re.compile(r"\(\s*(?:[,;]\s*)+")
+_SPACES = re.compile(r"[ \t\u00a0\u2009\u202f]+")
+_COMMAS = re.compile(r",(?:\s*,)+")
+_SPACE_BEFORE = re.compile(r" +([,;)]|\.(?![\w.]))")
+_LEFTOVER = re.compile(r"\{\{+|\}\}+|\{\||\|\}|\[\[|\]\]|</?ref\b[^>\n]*>?", re.IGNORECASE)
+
+
+def clean(
+    text: str,
+    config: WikitextConfig | None = None,
+    *,
+    files: Collection[str] = FILE_NAMES,
+    categories: Collection[str] = CATEGORY_NAMES,
+) -> str:
+    """The plain text of an article.
+
+    Args:
+        text: wikitext, as it stands in a dump after XML's own escapes are undone.
+        files, categories: lower-case names of the namespaces whose links are dropped.
+
+    >>> clean("'''Ada''' ([[10 December]]<ref>x</ref> 1815) was a [[Mathematics|mathematician]].{{refs}}")
+    'Ada (10 December 1815) was a mathematician.'
+    >>> clean("== Works ==\\n* one\\n* [[File:a.png|thumb|[[two]]]]two {{convert|3|km|mi}} long")
+    'Works\\n\\n- one\\n- two 3 km long'
+    """
+    config = config or WikitextConfig()
+    if "<" in text:
+        text = _COMMENT.sub("", text)
+        text = _NOWIKI.sub(lambda found: html.escape(found[1] or "").replace("[", "&#91;").replace("{", "&#123;"), text)
+        text = _EMPTY_ELEMENT.sub("", text)
+        text = _ELEMENT.sub("", text)
+        text = _OPEN_ELEMENT.sub("", text)
+    text = _resolve(text, frozenset(files), frozenset(categories))
+    text = _EXTERNAL.sub(lambda found: found[1] or found[2] or "", text)
+    if "<" in text:
+        text = _TAG.sub("", _BREAK.sub("\n", text))
+    text = _MAGIC.sub("", _QUOTES.sub("", text))
+    text = html.unescape(text)
+    text = _LEFTOVER.sub("", text)
+    text = _EMPTY_PARENTHESES.sub("", text)
+    text = _OPEN_PARENTHESIS.sub("(", text)
+    text = _COMMAS.sub(",", _SPACE_BEFORE.sub(r"\1", _SPACES.sub(" ", text)))
+    return _lines(text, config)
+
+
+def _resolve(text: str, files: frozenset[str], categories: frozenset[str]) -> str:
+    """`text` with templates, tables and links replaced by what they show. Innermost first, each character once."""
+    pieces: list[str] = []
+    # What is open: its kind ("{{", "[[" or "{|") and the pieces of the text around it.
+    stack: list[tuple[str, list[str]]] = []
+    position = 0
+
+    def close() -> None:
+        nonlocal pieces
+        kind, around = stack.pop()
+        inside = "".join(pieces)
+        if kind == "[[":
+            around.append(_link(inside, files, categories))
+        elif kind == "{{":
+            around.append(_template(inside))
+        pieces = around
+
+    def give_up() -> None:
+        """Close what has no end: a link is its text, a template or table ends at the next blank line."""
+        nonlocal pieces
+        kind, around = stack.pop()
+        inside = "".join(pieces)
+        around.append(inside if kind == "[[" else inside.partition("\n\n")[2])
+        pieces = around
+
+    for found in _TOKEN.finditer(text):
+        token = found[0].lstrip(" :*#;\n\t")
+        pieces.append(text[position : found.start()])
+        position = found.end()
+        if token in ("{{", "[[", "{|"):
+            stack.append((token, pieces))
+            pieces = []
+            continue
+        opening = {"}}": "{{", "]]": "[[", "|}": "{|"}[token]
+        kinds = [kind for kind, _ in stack]
+        # A stray `]]` inside a template does not end a link around the template; a link has no end beyond its template.
+        while opening in kinds and kinds[-1] != opening and (token != "]]" or kinds[-1] == "[["):
+            give_up()
+            kinds.pop()
+        if kinds and kinds[-1] == opening:
+            close()
+    pieces.append(text[position:])
+    while stack:
+        give_up()
+    return "".join(pieces)
+
+
+def _link(inside: str, files: frozenset[str], categories: frozenset[str]) -> str:
+    """What `[[inside]]` shows."""
+    target, bar, label = inside.partition("|")
+    target = target.strip()
+    if "\n\n" in target:
+        return inside
+    if target.startswith(":"):
+        target = target[1:]
+    else:
+        space = target.partition(":")[0].strip().lower() if ":" in target else ""
+        if space in files or space in categories:
+            return ""
+        if space and not bar and _LANGUAGE_LINK.match(space) and target.partition(":")[0].islower():
+            return ""
+    if bar:
+        # Without a label the reader sees the title without its parenthesis or namespace.
+        return label if label.strip() else re.sub(r"\s*\([^()]*\)$", "", target.rpartition(":")[2])
+    prefix, colon, rest = target.partition(":")
+    return rest if colon and prefix.lower() in {"wikt", "wiktionary", "s", "wikisource", "w"} else target
+
+
+def _template(inside: str) -> str:
+    """What `{{inside}}` shows: nothing, unless it is known to only dress up its argument."""
+    name, _, rest = inside.partition("|")
+    show = _SHOWN.get(name.strip().lower().replace("_", " "))
+    if show is None:
+        return ""
+    positional = (
+        [part.strip() for part in rest.split("|") if not re.match(r"\s*[a-zA-Z][\w-]*\s*=", part)] if rest else []
+    )
+    # `1=text` is how an argument with an equals sign is written.
+    positional = [re.sub(r"^\d+\s*=\s*", "", part) for part in positional]
+    return show(positional)
+
+
+def _at(i: int) -> Callable[[list[str]], str]:
+    return lambda values: values[i] if len(values) > i else ""
+
+
+def _last(values: list[str]) -> str:
+    return values[-1] if values else ""
+
+
+def _convert(values: list[str]) -> str:
+    """`10|km|mi` -> `10 km`, `10|to|20|km` -> `10 to 20 km`."""
+    if len(values) < 2:
+        return _last(values)
+    joins = {"-": "–", "–": "–", "to": " to ", "and": " and ", "or": " or ", "x": " × ", "by": " by ", "+/-": " ± "}
+    shown = values[0]
+    rest = values[1:]
+    while len(rest) >= 3 and rest[0] in joins:
+        shown += joins[rest[0]] + rest[1]
+        rest = rest[2:]
+    return f"{shown} {rest[0]}"
+
+
+_SHOWN: dict[str, Callable[[list[str]], str]] = {
+    **dict.fromkeys(("convert", "cvt"), _convert),
+    **dict.fromkeys(("lang", "transl", "transliteration", "script", "langx"), _last),
+    **dict.fromkeys(
+        (
+            *("nowrap", "small", "smaller", "big", "larger", "nobold", "vanchor", "nihongo", "angbr", "sic", "flag"),
+            *(
+                "mono",
+                "code",
+                "em",
+                "strong",
+                "abbr",
+                "tooltip",
+                "nts",
+                "formatnum",
+                "val",
+                "sup",
+                "sub",
+                "mvar",
+                "var",
+            ),
+            *("quote", "blockquote", "cquote", "quotation", "bquote", "center"),
+        ),
+        _at(0),
+    ),
+    **dict.fromkeys(("as of", "as of?"), lambda values: "As of " + " ".join(values)),
+    **dict.fromkeys(("nbsp", "space", "pad", "thinsp"), lambda values: " "),
+    **dict.fromkeys(("ndash", "spaced ndash", "snd", "en dash"), lambda values: " – "),
+    **dict.fromkeys(("mdash", "em dash", "spd"), lambda values: " — "),
+    **dict.fromkeys(("·", "•", "dot", "bullet"), lambda values: " · "),
+    **dict.fromkeys(("hlist", "plainlist", "unbulleted list", "ubl", "flatlist"), ", ".join),
+    "pipe": lambda values: "|",
+    "'": lambda values: "'",
+    **dict.fromkeys(("circa", "c.", "c"), lambda values: f"c. {values[0]}" if values else "c."),
+}
+
+
+def _lines(text: str, config: WikitextConfig) -> str:
+    """Lines of text: list marks made uniform, headings without a section dropped, blank lines single."""
+    out: list[str] = []
+    waiting: list[tuple[int, str]] = []  # headings whose section has had no text yet
+
+    def put(line: str, loose: bool) -> None:
+        for _, title in waiting:
+            _append(out, title, True)
+        waiting.clear()
+        _append(out, line, loose)
+
+    blank = True
+    for line in text.split("\n"):
+        stripped = line.strip()
+        if not stripped or stripped.startswith("----"):
+            blank = True
+            continue
+        heading = _HEADING.match(stripped)
+        if heading:
+            level = len(heading[1])
+            while waiting and waiting[-1][0] >= level:
+                waiting.pop()
+            if config.headings == "keep":
+                waiting.append((level, heading[2]))
+            blank = True
+            continue
+        if stripped[0] in "*#;:":
+            item = stripped.lstrip("*#;: ")
+            marks = stripped[: len(stripped) - len(item)]
+            if not item or not config.lists:
+                continue
+            stripped = f"- {item}" if "*" in marks or "#" in marks else item
+        elif stripped[0] in "|!" and len(stripped) > 1:
+            continue  # a row of a table whose beginning was lost
+        elif not any(character.isalnum() for character in stripped):
+            continue
+        put(stripped, blank)
+        blank = bool(waiting)
+    return "\n".join(out)
+
+
+def _append(out: list[str], line: str, loose: bool) -> None:
+    if loose and out:
+        out.append("")
+    out.append(line)
