@@ -1,0 +1,1 @@
+"""Training: the engine, its parallel parts, and compression of what they send."""

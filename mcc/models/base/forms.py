@@ -93,3 +93,11 @@ def pad_rows(tensor: Tensor, rows: int) -> Tensor:
     if tensor.shape[0] > rows:
         return tensor[:rows]
     return torch.cat([tensor, tensor.new_zeros(rows - tensor.shape[0], *tensor.shape[1:])])
+
+
+def shard(tensor: Tensor, dim: int | None, rank: int, size: int) -> Tensor:
+    """This tensor-parallel rank's part of a whole tensor: the rank-th of `size` equal slices of `dim`."""
+    if dim is None or size == 1:
+        return tensor
+    assert tensor.shape[dim] % size == 0, f"dim {dim} of {tuple(tensor.shape)} over {size} ranks"
+    return tensor.chunk(size, dim)[rank]

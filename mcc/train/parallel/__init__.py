@@ -1,0 +1,1 @@
+"""The parallel axes: the mesh of ranks, tensor, pipeline and data parallelism."""

@@ -1,0 +1,1 @@
+"""The codecs. One file each; the file's name is the codec's."""

@@ -1,0 +1,164 @@
+"""Saving and loading a run: weights, moments, codec state and the position in the data."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mcc.ckpt import native
+from mcc.ckpt.format import open_checkpoint
+from mcc.core.config import build, plain
+from mcc.core.errors import MccError, UsageError
+from mcc.core.events import Reporter
+from mcc.models.base.config import ModelConfig
+from mcc.models.base.init import local
+from mcc.train import optim
+from mcc.train.engine import Engine
+from mcc.train.parallel.gradients import TIED
+
+VERSION = 1
+
+
+def save(engine: Engine, tokenizer: Path | None) -> Path:
+    """Write the engine's state as `RUN/iter_*`. Collective."""
+    config, mesh = engine.config, engine.mesh
+    assert config.run.save is not None
+    state: dict[str, Any] = {key: _whole(engine, key, tensor) for key, tensor in _tensors(engine, tied_copy=False)}
+    for key, codec in engine.codecs().items():
+        for name, tensor in codec.state_dict().items():
+            state[f"rank.{_place(engine)}.{key}|{name}"] = tensor.clone()
+    manifest = {
+        "format": "mcc",
+        "version": VERSION,
+        "model": plain(config.model),
+        "iteration": engine.iteration,
+        "consumed_samples": engine.iteration * config.run.global_batch_size,
+        "layout": {"tp": mesh.tp, "pp": mesh.pp, "dp": mesh.dp},
+        "padded_vocab_size": config.model.padded_vocab_size(mesh.tp),
+        "has_optimizer": True,
+        "compress": list(config.compress),
+    }
+    return native.save(Path(config.run.save), engine.iteration, state, manifest, tokenizer)
+
+
+def resume(engine: Engine, folder: Path, reporter: Reporter) -> None:
+    """Continue from a checkpoint of any layout: the same layout continues bit for bit. Collective.
+
+    Raises:
+        UsageError: the checkpoint is of another model, or of another batch size.
+        MccError: a file is missing or damaged.
+    """
+    manifest = native.read_manifest(folder)
+    check_same_model(build(ModelConfig, manifest["model"]), engine.config.model, folder)
+    iteration, batch = int(manifest["iteration"]), engine.config.run.global_batch_size
+    if int(manifest["consumed_samples"]) != iteration * batch:
+        raise UsageError(f"{folder} was trained with another global_batch_size than {batch}", "resume with the same")
+    _load(engine, folder, int(manifest["padded_vocab_size"]))
+    engine.iteration = iteration
+    layout = {axis: getattr(engine.mesh, axis) for axis in ("tp", "pp", "dp")}
+    if manifest["layout"] != layout or manifest.get("compress", []) != list(engine.config.compress):
+        if manifest.get("compress") and dist.get_rank() == 0:
+            reporter.warn("the layout or --compress changed: the codecs start afresh, their state is not carried over")
+        return
+    _restore_codecs(engine, native.rank_state(folder, _place(engine)))
+
+
+def load_weights(engine: Engine, path: Path) -> None:
+    """Begin with the weights of a checkpoint of any format. Each rank reads its own tensors.
+
+    Raises:
+        UsageError: it is another model.
+        MccError: a file is missing or damaged.
+    """
+    source = open_checkpoint(path)
+    check_same_model(source.meta.config, engine.config.model, path)
+    with torch.no_grad():
+        for name, parameter in engine.parameters.items():
+            parameter.copy_(local(source.read(name), engine.family.row(name), engine.config.model, engine.axis))
+
+
+def check_same_model(theirs: ModelConfig, ours: ModelConfig, where: Path) -> None:
+    """Refuse a checkpoint of another model, naming the first difference.
+
+    Raises:
+        UsageError: they differ.
+    """
+    for field in dataclasses.fields(ModelConfig):
+        if field.name in ("init_std", "make_vocab_size_divisible_by"):
+            continue  # neither changes what the model computes
+        stored, wanted = getattr(theirs, field.name), getattr(ours, field.name)
+        if field.name == "ffn_hidden_size":
+            stored, wanted = theirs.ffn_size, ours.ffn_size
+        if stored != wanted:
+            raise UsageError(f"{where} has {field.name} = {stored}, but the run has {wanted}")
+
+
+def _place(engine: Engine) -> str:
+    mesh = engine.mesh
+    return f"pp{mesh.pp_rank}_dp{mesh.dp_rank}_tp{mesh.tp_rank}"
+
+
+def _tensors(engine: Engine, tied_copy: bool) -> list[tuple[str, Tensor]]:
+    """(key, local tensor) of the weights and both moments; the last stage's tied embedding only if `tied_copy`."""
+    found: list[tuple[str, Tensor]] = []
+    slots = optim.moments(engine.optimizer, engine.parameters)
+    for name, parameter in engine.parameters.items():
+        if name == TIED and not engine.mesh.first and not tied_copy:
+            continue
+        found.append((f"model.{name}", parameter.data))
+        found.extend((f"optim.{slot}.{name}", tensors[name]) for slot, tensors in slots.items())
+    return found
+
+
+def _whole(engine: Engine, key: str, tensor: Tensor) -> Tensor:
+    row = engine.family.row(_name(key))
+    return native.distributed(tensor, row.tp_dim, engine.mesh.device["dp", "tp"])
+
+
+def _name(key: str) -> str:
+    return key.removeprefix("model.") if key.startswith("model.") else key.split(".", 2)[2]
+
+
+@torch.no_grad()
+def _load(engine: Engine, folder: Path, stored_rows: int) -> None:
+    rows = engine.config.model.padded_vocab_size(engine.mesh.tp)
+    state: dict[str, Any] = {}
+    repadded: dict[str, tuple[Tensor, Tensor]] = {}
+    for key, tensor in _tensors(engine, tied_copy=True):
+        row = engine.family.row(_name(key))
+        if row.shape[0] == "V" and stored_rows != rows:
+            # Another padding of the vocabulary: no slice of the stored tensor is ours, so read it whole.
+            whole = tensor.new_empty(stored_rows, *tensor.shape[1:])
+            repadded[key] = (whole, tensor)
+            state[key] = whole
+        else:
+            state[key] = _whole(engine, key, tensor)
+    native.load(folder, state)
+    for key, (whole, tensor) in repadded.items():
+        row = engine.family.row(_name(key))
+        real = whole[: engine.config.model.vocab_size]
+        tensor.copy_(local(real, row, engine.config.model, engine.axis))
+
+
+def _restore_codecs(engine: Engine, saved: dict[str, Tensor]) -> None:
+    by_codec: dict[str, dict[str, Tensor]] = {}
+    for full, tensor in saved.items():
+        key, _, name = full.rpartition("|")
+        by_codec.setdefault(key, {})[name] = tensor
+    codecs = engine.codecs()
+    for key, state in by_codec.items():
+        if key in codecs:
+            codecs[key].load_state_dict(state)
+            continue
+        # A tensor-parallel stream is made when its shape is first seen: keep its state until then.
+        for site, place in (("tp.forward/", engine.axis.forward), ("tp.backward/", engine.axis.backward)):
+            if key.startswith(site):
+                place.waiting[key.removeprefix(site)] = state
+                break
+        else:
+            raise MccError(f"the checkpoint has state of codec {key}, which this run does not have")

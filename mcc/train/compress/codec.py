@@ -1,0 +1,147 @@
+"""The codec contract: a tensor becomes a payload of tensors whose exact size both ends know beforehand.
+
+A codec object is one end of one *stream*: the activations that cross one pipeline boundary, the partial sums of one
+layer, the gradient of one parameter. What it remembers (low-rank factors, caches) belongs to that stream.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from mcc.core.plugins import Kind
+
+if TYPE_CHECKING:
+    from mcc.train.compress.collective import Collective
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Shape and dtype of a tensor that is not there yet."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor's elements."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """When a tensor is coded: the same values at both ends.
+
+    Args:
+        step: optimizer steps taken before this one.
+        microbatch: index of the micro-batch within the step.
+    """
+
+    step: int = 0
+    microbatch: int = 0
+
+
+Payload = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoOptions:
+    """For a codec without options."""
+
+
+class Codec(ABC):
+    """One end of one stream of tensors of one shape.
+
+    Attributes:
+        Options: frozen dataclass of the codec's options; its field names are the grammar's keys.
+        source: one line: paper and section.
+        matrixwise: at `dp.grad`, code each parameter as the matrix it is (True) or all of them as one flat bucket.
+
+    Args:
+        options: checked options.
+        spec: shape and dtype of every tensor of the stream.
+        key: the stream's name, the same at both ends; seeds whatever is random.
+    """
+
+    Options: ClassVar[type[Any]] = NoOptions
+    source: ClassVar[str]
+    matrixwise: ClassVar[bool] = False
+
+    def __init__(self, options: Any, spec: TensorSpec, key: str) -> None:
+        self.options = options
+        self.spec = spec
+        self.key = key
+
+    @classmethod
+    def refusal(cls, site: str, options: Any) -> str | None:
+        """Why this codec makes no sense at `site`, or None when it does."""
+        return None
+
+    @abstractmethod
+    def payload(self) -> tuple[TensorSpec, ...]:
+        """The tensors that `encode` gives: what is sent, all of it, scales and indices included."""
+
+    @abstractmethod
+    def encode(self, x: Tensor, context: Context) -> Payload:
+        """x[spec.shape] as a payload. May update the sender's state."""
+
+    @abstractmethod
+    def decode(self, payload: Payload, context: Context) -> Tensor:
+        """The tensor that the receiver sees. Gives the same bits at both ends for the same payload."""
+
+    @classmethod
+    def all_reduce(
+        cls, codecs: Sequence[Codec], tensors: Sequence[Tensor], group: Collective, context: Context
+    ) -> list[Tensor] | None:
+        """The sums over the ranks of `group`, for codecs that can add payloads without decoding them.
+
+        Returns None where a codec has no such way: its payloads are then gathered, decoded and added in rank order.
+        """
+        return None
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What must survive a restart, by name; nothing for a stateless codec."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """The inverse of `state_dict`."""
+        if state:
+            raise KeyError(f"codec {type(self).__name__} keeps no state, got {sorted(state)}")
+
+    @property
+    def payload_bytes(self) -> int:
+        """Bytes of one payload on the wire."""
+        return sum(part.nbytes for part in self.payload())
+
+
+def pack(payload: Payload) -> Tensor:
+    """A payload as one flat uint8 tensor, for one message."""
+    parts = [part.contiguous().view(-1).view(torch.uint8) for part in payload]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def unpack(message: Tensor, specs: Sequence[TensorSpec]) -> Payload:
+    """The inverse of `pack`."""
+    parts, start = [], 0
+    for spec in specs:
+        piece = message[start : start + spec.nbytes]
+        if (message.storage_offset() + start) % spec.dtype.itemsize:
+            piece = piece.clone()  # a view must start at a multiple of its item size
+        parts.append(piece.view(spec.dtype).view(spec.shape))
+        start += spec.nbytes
+    assert start == message.numel(), f"message of {message.numel()} bytes, payload of {start}"
+    return tuple(parts)
+
+
+def as_matrix(x: Tensor) -> Tensor:
+    """x[..., D] as [rows, D]; a vector is one row."""
+    return x.reshape(-1, x.shape[-1]) if x.dim() else x.reshape(1, 1)
+
+
+codecs: Kind[Codec] = Kind("codec", "mcc.train.compress.codecs", Codec)

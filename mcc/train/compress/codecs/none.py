@@ -1,0 +1,22 @@
+"""`none`: the tensor as it is, through the same path as every codec."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from mcc.train.compress.codec import Codec, Context, Payload, TensorSpec
+
+
+class Identity(Codec):
+    """The tensor as it is: proves a site's path, since it equals dense training bit for bit."""
+
+    source = "identity"
+
+    def payload(self) -> tuple[TensorSpec, ...]:
+        return (self.spec,)
+
+    def encode(self, x: Tensor, context: Context) -> Payload:
+        return (x,)
+
+    def decode(self, payload: Payload, context: Context) -> Tensor:
+        return payload[0]

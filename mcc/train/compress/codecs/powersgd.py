@@ -1,0 +1,110 @@
+"""`powersgd`: one step of subspace iteration gives a matrix as a product of two thin ones.
+
+    n, m dims of the matrix   r its low rank   M[n, m] ~ P[n, r] Q[m, r]^T
+
+Source: Vogels et al., PowerSGD (arXiv 1905.13727), algorithm 1; Optimus-CC (arXiv 2301.09830), section 4.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mcc.core.config import option
+from mcc.core.errors import UsageError
+from mcc.train.compress.codec import Codec, Context, Payload, TensorSpec
+
+if TYPE_CHECKING:
+    from mcc.train.compress.collective import Collective
+
+
+@dataclass(frozen=True, kw_only=True)
+class PowerSGDOptions:
+    """Options of `powersgd`."""
+
+    rank: int = option(4, "low rank r of the approximation")
+    warm_start: bool = option(True, "begin each step from the last step's factor")
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise UsageError(f"powersgd: rank = {self.rank} must be at least 1")
+
+
+class PowerSGD(Codec):
+    """Low-rank approximation by one warm-started step of subspace iteration."""
+
+    Options = PowerSGDOptions
+    source = "PowerSGD, arXiv 1905.13727, algorithm 1; Optimus-CC, arXiv 2301.09830"
+    matrixwise = True
+
+    def __init__(self, options: PowerSGDOptions, spec: TensorSpec, key: str) -> None:
+        super().__init__(options, spec, key)
+        # Activations [B, T, D] are the matrix [B*T, D]; a parameter [out, in] is itself.
+        self.m = spec.shape[-1] if spec.shape else 1
+        self.n = math.prod(spec.shape) // max(self.m, 1)
+        self.low_rank = min(options.rank, self.n, self.m)
+        self.q_mr = self._start()
+
+    def payload(self) -> tuple[TensorSpec, ...]:
+        return (
+            TensorSpec((self.n, self.low_rank), torch.float32),
+            TensorSpec((self.m, self.low_rank), torch.float32),
+        )
+
+    def encode(self, x: Tensor, context: Context) -> Payload:
+        matrix = x.reshape(self.n, self.m).float()
+        p_nr = orthonormal(matrix @ self._factor())
+        q_mr = matrix.T @ p_nr
+        self._remember(q_mr)
+        return p_nr, q_mr
+
+    def decode(self, payload: Payload, context: Context) -> Tensor:
+        p_nr, q_mr = payload
+        return (p_nr @ q_mr.T).view(self.spec.shape).to(self.spec.dtype)
+
+    @classmethod
+    def all_reduce(
+        cls, codecs: Sequence[Codec], tensors: Sequence[Tensor], group: Collective, context: Context
+    ) -> list[Tensor]:
+        """The low-rank sums over ranks. P and Q are linear in M, so their sums are the sum's: two all-reduces in all."""
+        streams = [codec for codec in codecs if isinstance(codec, PowerSGD)]
+        matrices = [x.reshape(c.n, c.m).float() for c, x in zip(streams, tensors, strict=True)]
+        ps = group.sum_flat([m @ c._factor() for c, m in zip(streams, matrices, strict=True)])
+        ps = [orthonormal(p) for p in ps]
+        qs = group.sum_flat([m.T @ p for m, p in zip(matrices, ps, strict=True)])
+        sums = []
+        for codec, p, q in zip(streams, ps, qs, strict=True):
+            codec._remember(q)
+            sums.append(codec.decode((p, q), context))
+        return sums
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"q": self.q_mr} if self.options.warm_start else {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        if self.options.warm_start:
+            self.q_mr = state["q"].to(self.q_mr)
+
+    def _start(self) -> Tensor:
+        # Every rank of a reduction must begin with the same factor: the seed is the stream's name.
+        generator = torch.Generator().manual_seed(zlib.crc32(self.key.encode()))
+        return torch.randn(self.m, self.low_rank, generator=generator)
+
+    def _factor(self) -> Tensor:
+        # A zero matrix leaves a zero factor, which no step could leave again.
+        return self.q_mr if bool(self.q_mr.any()) else self._start()
+
+    def _remember(self, q_mr: Tensor) -> None:
+        if self.options.warm_start:
+            self.q_mr = q_mr.clone()
+
+
+def orthonormal(p_nr: Tensor) -> Tensor:
+    """Orthonormal columns that span those of p[n, r]."""
+    return torch.linalg.qr(p_nr).Q

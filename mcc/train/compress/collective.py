@@ -1,0 +1,121 @@
+"""A process group that counts what it sends, and the compressed sum over it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mcc.train.compress.codec import Codec, Context, TensorSpec, pack, unpack
+from mcc.train.compress.wire import Wire
+
+if TYPE_CHECKING:
+    from mcc.train.compress.spec import CodecSpec
+
+
+class Collective:
+    """`group`'s collectives, each counted in `wire` under `site`. A group of one rank sends nothing."""
+
+    def __init__(self, group: dist.ProcessGroup | None, size: int, rank: int, wire: Wire, site: str) -> None:
+        self.group, self.size, self.rank, self.wire, self.site = group, size, rank, wire, site
+
+    def sum_(self, x: Tensor) -> Tensor:
+        """The sum over ranks, in place. Every rank gets the same bits."""
+        if self.size > 1:
+            self.wire.add(self.site, 2 * (self.size - 1) / self.size * x.nbytes)
+            dist.all_reduce(x, group=self.group)
+        return x
+
+    def max_(self, x: Tensor) -> Tensor:
+        """The maximum over ranks, in place."""
+        if self.size > 1:
+            self.wire.add(self.site, 2 * (self.size - 1) / self.size * x.nbytes)
+            dist.all_reduce(x, op=dist.ReduceOp.MAX, group=self.group)
+        return x
+
+    def sum_flat(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The sums of several tensors of one dtype in one all-reduce."""
+        if not tensors:
+            return []
+        flat = self.sum_(torch.cat([x.reshape(-1) for x in tensors]))
+        pieces = flat.split([x.numel() for x in tensors])
+        return [piece.view(x.shape) for piece, x in zip(pieces, tensors, strict=True)]
+
+    def gather(self, message: Tensor) -> list[Tensor]:
+        """Every rank's message (uint8, equal lengths), in order of rank."""
+        self.wire.add(self.site, (self.size - 1) * message.nbytes)
+        messages = [torch.empty_like(message) for _ in range(self.size)]
+        dist.all_gather(messages, message, group=self.group)
+        return messages
+
+    def exchange(self, messages: Sequence[Tensor]) -> list[Tensor]:
+        """All-to-all of equal-length messages: the i-th goes to rank i; returns what each rank sent here."""
+        sent = torch.cat(list(messages))
+        received = torch.empty_like(sent)
+        self.wire.add(self.site, (self.size - 1) / self.size * sent.nbytes)
+        dist.all_to_all_single(received, sent, group=self.group)
+        return list(received.chunk(self.size))
+
+
+class CompressedSum:
+    """The sum over a group's ranks of one stream of tensors, compressed; every rank gets the same bits.
+
+    A codec that adds payloads does so (`Codec.all_reduce`). Otherwise two ranks gather each other's payload; more go in
+    two shots: each rank sums one slice of rows from all (all-to-all), then its slice goes to all (all-gather), which
+    sends 2(N-1)/N payloads rather than N-1. Decoded in order of rank, so that replicas stay bit-identical.
+    """
+
+    def __init__(self, codec: CodecSpec, spec: TensorSpec, key: str, group: Collective) -> None:
+        self.group, self.spec = group, spec
+        self.whole = codec.make(spec, key)
+        self.slices: list[Codec] = []
+        self.total: Codec | None = None
+        if group.size > 2 and not codec.adds_payloads:
+            width = spec.shape[-1]
+            rows = -(-(torch.Size(spec.shape).numel() // width) // group.size)
+            self.slice_spec = TensorSpec((rows, width), spec.dtype)
+            self.slices = [codec.make(self.slice_spec, f"{key}/slice{i}") for i in range(group.size)]
+            self.total = codec.make(self.slice_spec, f"{key}/total{group.rank}")
+
+    def __call__(self, x: Tensor, context: Context) -> Tensor:
+        """The sum over ranks of x[spec.shape]."""
+        if self.group.size == 1:
+            return x
+        sums = type(self.whole).all_reduce([self.whole], [x], self.group, context)
+        if sums is not None:
+            return sums[0]
+        return self._two_shot(x, context) if self.total is not None else self._gathered(x, context)
+
+    def codecs(self) -> dict[str, Codec]:
+        """The codecs in use, by name, for their state."""
+        if self.total is None:
+            return {"whole": self.whole}
+        return {**{f"slice{i}": codec for i, codec in enumerate(self.slices)}, "total": self.total}
+
+    def _gathered(self, x: Tensor, context: Context) -> Tensor:
+        messages = self.group.gather(pack(self.whole.encode(x, context)))
+        return self._sum(self.whole, messages, context)
+
+    def _two_shot(self, x: Tensor, context: Context) -> Tensor:
+        assert self.total is not None
+        rows, width = self.slice_spec.shape
+        matrix = x.reshape(-1, width)
+        short = rows * self.group.size - matrix.shape[0]
+        if short:
+            matrix = torch.cat([matrix, matrix.new_zeros(short, width)])
+        pieces = matrix.split(rows)
+        sent = [pack(codec.encode(piece, context)) for codec, piece in zip(self.slices, pieces, strict=True)]
+        mine = self._sum(self.slices[self.group.rank], self.group.exchange(sent), context)
+        messages = self.group.gather(pack(self.total.encode(mine, context)))
+        sums = [self.total.decode(unpack(m, self.total.payload()), context) for m in messages]
+        return torch.cat(sums)[: x.numel() // width].view(x.shape)
+
+    def _sum(self, codec: Codec, messages: Sequence[Tensor], context: Context) -> Tensor:
+        specs = codec.payload()
+        total = codec.decode(unpack(messages[0], specs), context).clone()
+        for message in messages[1:]:
+            total += codec.decode(unpack(message, specs), context)
+        return total

@@ -1,0 +1,66 @@
+"""Error feedback: what a codec loses of one tensor is added to the next (Seide et al. 2014; arXiv 1901.09847).
+
+With x_t the tensors, y_t what the receiver sees and e_t the error kept,
+
+    y_t = D(E(x_t + e_t))    e_{t+1} = x_t + e_t - y_t
+
+the sum telescopes: sum y_t = sum x_t - e_T, so nothing is lost for good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mcc.train.compress.codec import Codec, Context, Payload, TensorSpec
+
+if TYPE_CHECKING:
+    from mcc.train.compress.collective import Collective
+
+
+class Feedback(Codec):
+    """A codec with error feedback. The error lives at the sender; the receiver decodes as without it."""
+
+    source = "error feedback, arXiv 1901.09847, algorithm 1"
+
+    def __init__(self, inner: Codec) -> None:
+        super().__init__(inner.options, inner.spec, inner.key)
+        self.inner = inner
+        self.error = torch.zeros(inner.spec.shape, dtype=inner.spec.dtype)
+
+    def payload(self) -> tuple[TensorSpec, ...]:
+        return self.inner.payload()
+
+    def encode(self, x: Tensor, context: Context) -> Payload:
+        wanted = x + self.error
+        payload = self.inner.encode(wanted, context)
+        self.error = wanted - self.inner.decode(payload, context)
+        return payload
+
+    def decode(self, payload: Payload, context: Context) -> Tensor:
+        return self.inner.decode(payload, context)
+
+    @classmethod
+    def all_reduce(
+        cls, codecs: Sequence[Codec], tensors: Sequence[Tensor], group: Collective, context: Context
+    ) -> list[Tensor] | None:
+        """The inner codec's sums; each rank keeps what the mean misses of its own tensor (PowerSGD, algorithm 2)."""
+        wrapped = [codec for codec in codecs if isinstance(codec, Feedback)]
+        wanted = [x + codec.error for codec, x in zip(wrapped, tensors, strict=True)]
+        inner = [codec.inner for codec in wrapped]
+        sums = type(inner[0]).all_reduce(inner, wanted, group, context) if inner else []
+        if sums is None:
+            return None
+        for codec, want, total in zip(wrapped, wanted, sums, strict=True):
+            codec.error = want - total / group.size
+        return sums
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"error": self.error, **{f"inner.{k}": v for k, v in self.inner.state_dict().items()}}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.error = state["error"].to(self.error)
+        self.inner.load_state_dict({k.removeprefix("inner."): v for k, v in state.items() if k != "error"})

@@ -1,0 +1,118 @@
+"""The grammar of `--compress`: SITE=CODEC[:key=value,...], checked before anything starts.
+
+pp.forward=quantize:bits=4
+dp.grad=powersgd:rank=8,feedback=on
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from mcc.core.config import build, settings
+from mcc.core.errors import UsageError, unknown
+from mcc.train.compress.codec import Codec, TensorSpec, codecs
+from mcc.train.compress.feedback import Feedback
+
+# What each site carries. A site is a place in the engine that asks its `CodecSpec` for codecs.
+SITES = {
+    "tp.forward": "sum of the partial outputs of row-parallel layers, over the tensor-parallel ranks",
+    "tp.backward": "sum of the input gradients of column-parallel layers, over the tensor-parallel ranks",
+    "pp.forward": "activations sent to the next pipeline stage",
+    "pp.backward": "gradients of activations sent to the previous pipeline stage",
+    "dp.grad": "gradients of the parameters, summed over the data-parallel ranks",
+}
+
+_SWITCH = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodecSpec:
+    """A codec with its options and wrappers, for one site."""
+
+    site: str
+    name: str
+    options: Any
+    feedback: bool = False
+
+    @property
+    def codec(self) -> type[Codec]:
+        """The codec's class."""
+        return codecs.get(self.name)
+
+    @property
+    def adds_payloads(self) -> bool:
+        """Whether the codec sums payloads over ranks without decoding them."""
+        return self.codec.all_reduce.__func__ is not Codec.all_reduce.__func__  # type: ignore[attr-defined]
+
+    def make(self, spec: TensorSpec, key: str) -> Codec:
+        """One end of the stream `key` of tensors of `spec`."""
+        codec = self.codec(self.options, spec, f"{self.site}/{key}")
+        return Feedback(codec) if self.feedback else codec
+
+    def __str__(self) -> str:
+        options = {**dataclasses.asdict(self.options), "feedback": "on" if self.feedback else "off"}
+        return f"{self.site}={self.name}:" + ",".join(f"{key}={value}" for key, value in options.items())
+
+
+def parse(text: str) -> CodecSpec:
+    """One `--compress` value.
+
+    >>> str(parse("pp.forward=quantize:bits=4"))
+    'pp.forward=quantize:bits=4,scale=token,block=128,feedback=off'
+
+    Raises:
+        UsageError: it is not of the form, or a site, codec, option or value is unknown or makes no sense.
+    """
+    site, equals, rest = text.partition("=")
+    if not equals or not rest:
+        raise UsageError(f"--compress {text!r} is not SITE=CODEC[:key=value,...]", "e.g. pp.forward=quantize:bits=4")
+    if site not in SITES:
+        raise unknown("site", site, SITES)
+    name, _, listed = rest.partition(":")
+    cls = codecs.get(name)
+    values = _values(text, listed)
+    feedback = values.pop("feedback", "off")
+    if feedback not in _SWITCH:
+        raise UsageError(f"--compress {text!r}: feedback={feedback} is neither on nor off")
+    known = [setting.name for setting in settings(cls.Options)]
+    for key in values:
+        if key not in known:
+            raise unknown(f"option of codec {name}", key, [*known, "feedback"])
+    try:
+        options = build(cls.Options, values)
+    except UsageError as error:
+        raise UsageError(f"--compress {text!r}: {error.what}", error.hint) from None
+    reason = cls.refusal(site, options)
+    if reason:
+        raise UsageError(f"--compress {text!r}: {reason}")
+    return CodecSpec(site=site, name=name, options=options, feedback=_SWITCH[feedback])
+
+
+def parse_all(texts: Iterable[str]) -> dict[str, CodecSpec]:
+    """The codec of each site.
+
+    Raises:
+        UsageError: as `parse`, or a site is named twice.
+    """
+    found: dict[str, CodecSpec] = {}
+    for text in texts:
+        spec = parse(text)
+        if spec.site in found:
+            raise UsageError(f"--compress names site {spec.site} twice: {found[spec.site]} and {spec}")
+        found[spec.site] = spec
+    return found
+
+
+def _values(text: str, listed: str) -> dict[str, str]:
+    values: dict[str, str] = {}
+    for item in filter(None, listed.split(",")):
+        key, equals, value = item.partition("=")
+        if not equals or not value:
+            raise UsageError(f"--compress {text!r}: {item!r} is not key=value")
+        if key in values:
+            raise UsageError(f"--compress {text!r}: {key} is given twice")
+        values[key.strip()] = value.strip()
+    return values

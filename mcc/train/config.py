@@ -1,0 +1,125 @@
+"""The configuration of a training run. Megatron-LM's names where it has them. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mcc.core.config import option
+from mcc.core.errors import UsageError
+from mcc.models.base.config import ModelConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the tokens come from."""
+
+    data_path: str | None = option(None, "prefix of the training data's .bin and .idx files")
+    valid_data_path: str | None = option(None, "prefix of the held-out data [a part of --data-path, by --split]")
+    split: str = option("949,50,1", "shares of documents for training, validation and test")
+    tokenizer: str | None = option(None, "tokenizer.json, or a folder that has one; kept with every checkpoint")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelConfig:
+    """How ranks divide the work: world size = tp x pp x dp."""
+
+    tp: int = option(1, "tensor-parallel ranks")
+    pp: int = option(1, "pipeline stages")
+    dp: int | None = option(None, "data-parallel replicas [world size / (tp x pp)]")
+    schedule: Literal["1f1b", "gpipe"] = option("1f1b", "pipeline schedule")
+
+    def __post_init__(self) -> None:
+        for name in ("tp", "pp", "dp"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name} = {value} must be at least 1")
+
+    def replicas(self, world_size: int) -> int:
+        """Data-parallel replicas in a world of `world_size` ranks.
+
+        Raises:
+            UsageError: the sizes do not multiply to the world size.
+        """
+        dp = self.dp or max(1, world_size // (self.tp * self.pp))
+        if dp * self.tp * self.pp != world_size:
+            need = f"dp*tp*pp = {dp}*{self.tp}*{self.pp} = {dp * self.tp * self.pp}"
+            raise UsageError(f"{need} but world size is {world_size}", f"--nproc {dp * self.tp * self.pp}")
+        return dp
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW and its learning-rate schedule."""
+
+    lr: float = option(1e-3, "peak learning rate")
+    min_lr: float = option(0.0, "learning rate at the end of the decay")
+    lr_decay_style: Literal["cosine", "linear", "constant"] = option("cosine", "shape of the decay")
+    lr_warmup_iters: int = option(0, "steps over which the learning rate grows from 0")
+    weight_decay: float = option(0.01, "decoupled weight decay; none on biases and norms")
+    adam_beta1: float = option(0.9, "decay of the first moment")
+    adam_beta2: float = option(0.95, "decay of the second moment")
+    adam_eps: float = option(1e-8, "added to the root of the second moment")
+    clip_grad: float = option(1.0, "largest global gradient norm; 0 for no clipping")
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0 or self.min_lr < 0 or self.min_lr > self.lr:
+            raise UsageError(f"lr = {self.lr}, min_lr = {self.min_lr}: 0 <= min_lr <= lr and lr > 0 must hold")
+        if self.lr_warmup_iters < 0 or self.clip_grad < 0 or self.weight_decay < 0:
+            raise UsageError("lr_warmup_iters, clip_grad and weight_decay must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """How long to train, and what to keep."""
+
+    micro_batch_size: int = option(4, "samples of one micro-batch on one replica")
+    global_batch_size: int = option(16, "samples of one step over all replicas")
+    train_iters: int = option(100, "optimizer steps")
+    seed: int = option(1234, "seed of the weights and of the order of the data")
+    eval_interval: int = option(0, "steps between held-out evaluations; 0: at the end alone")
+    eval_iters: int = option(10, "global batches of one held-out evaluation; 0: none")
+    log_interval: int = option(1, "steps between lines of metrics.jsonl")
+    save: str | None = option(None, "folder for checkpoints, metrics and the record of the run")
+    save_interval: int = option(0, "steps between checkpoints; 0: at the end alone")
+    resume: bool = option(False, "continue from the last checkpoint in --save")
+    load: str | None = option(None, "begin with the weights of this checkpoint, any format of `mcc ckpt`")
+
+    def __post_init__(self) -> None:
+        for name in ("micro_batch_size", "global_batch_size", "train_iters", "log_interval"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} = {getattr(self, name)} must be at least 1")
+        for name in ("eval_interval", "eval_iters", "save_interval", "seed"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name} = {getattr(self, name)} must not be negative")
+        if self.resume and not self.save:
+            raise UsageError("--resume needs --save: the folder that holds the run")
+        if self.save_interval and not self.save:
+            raise UsageError("--save-interval needs --save")
+        if self.resume and self.load:
+            raise UsageError("--resume and --load exclude each other", "--resume continues, --load starts anew")
+
+    def microbatches(self, dp: int) -> int:
+        """Micro-batches of one replica in one step.
+
+        Raises:
+            UsageError: the batch does not divide.
+        """
+        if self.global_batch_size % (self.micro_batch_size * dp):
+            raise UsageError(
+                f"global_batch_size = {self.global_batch_size} is not a multiple of "
+                f"micro_batch_size*dp = {self.micro_batch_size}*{dp}"
+            )
+        return self.global_batch_size // (self.micro_batch_size * dp)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A training run. `compress` holds values of `--compress`."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    compress: tuple[str, ...] = option((), "SITE=CODEC[:key=value,...]: compress that traffic (repeatable)")

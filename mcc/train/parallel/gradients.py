@@ -1,0 +1,115 @@
+"""After the backward pass: gradients averaged over the replicas, tied embeddings kept equal, the global norm clipped.
+
+It runs once a step on a fixed, name-keyed order of parameters, so it works under every schedule and resumes exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from mcc.models.base.family import Family
+from mcc.train.compress.codec import Codec, TensorSpec
+from mcc.train.compress.collective import Collective, CompressedSum
+from mcc.train.compress.spec import CodecSpec
+from mcc.train.parallel.mesh import Mesh
+from mcc.train.parallel.tensor import Clock
+
+# The tied embedding is summed over its two copies and all replicas at once (Optimus-CC, arXiv 2301.09830, section 5).
+TIED = "embedding.tokens.weight"
+_WIDTH = 1024  # a flat bucket is coded as rows of this many values
+
+
+class GradSync:
+    """The mean over the data-parallel replicas of every gradient but the tied embedding's.
+
+    With a matrix codec (PowerSGD) each matrix that it makes smaller is coded by itself; all else goes in one flat
+    dense bucket. With any other codec the flat bucket is coded whole.
+    """
+
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], mesh: Mesh, compress: Mapping[str, CodecSpec], clock: Clock
+    ) -> None:
+        self.group, self.clock = mesh.collective("dp", "dp.grad"), clock
+        self.coded: dict[str, nn.Parameter] = {}
+        self.streams: dict[str, Codec] = {}
+        self.bucket: CompressedSum | None = None
+        spec = compress.get("dp.grad")
+        self.flat = {name: parameters[name] for name in sorted(parameters) if name != TIED}
+        if spec is None or self.group.size == 1:
+            return
+        if not spec.codec.matrixwise:
+            total = sum(p.numel() for p in self.flat.values())
+            rows = -(-total // _WIDTH)
+            self.bucket = CompressedSum(spec, TensorSpec((rows, _WIDTH), torch.float32), "bucket", self.group)
+            return
+        for name, parameter in list(self.flat.items()):
+            if parameter.dim() < 2:
+                continue
+            codec = spec.make(TensorSpec(tuple(parameter.shape), torch.float32), name)
+            if codec.payload_bytes < parameter.nbytes:
+                self.streams[name] = codec
+                self.coded[name] = self.flat.pop(name)
+
+    def __call__(self) -> None:
+        """Replace every gradient by its mean over the replicas. The same bits on each."""
+        if self.group.size == 1:
+            return
+        context = self.clock.context()
+        if self.coded:
+            codecs = list(self.streams.values())
+            grads = [_grad(p) for p in self.coded.values()]
+            sums = type(codecs[0]).all_reduce(codecs, grads, self.group, context)
+            assert sums is not None
+            for grad, total in zip(grads, sums, strict=True):
+                torch.div(total, self.group.size, out=grad)
+        grads = [_grad(p) for p in self.flat.values()]
+        if self.bucket is None:
+            sums = self.group.sum_flat(grads)
+        else:
+            flat = torch.cat([grad.reshape(-1) for grad in grads])
+            rows = nn.functional.pad(flat, (0, -flat.numel() % _WIDTH)).view(-1, _WIDTH)
+            total = self.bucket(rows, context).reshape(-1)
+            pieces = total[: flat.numel()].split([grad.numel() for grad in grads])
+            sums = [piece.view(grad.shape) for piece, grad in zip(pieces, grads, strict=True)]
+        for grad, total in zip(grads, sums, strict=True):
+            torch.div(total, self.group.size, out=grad)
+
+    def codecs(self) -> dict[str, Codec]:
+        """Every codec in use, by key."""
+        bucket = {f"bucket/{name}": codec for name, codec in self.bucket.codecs().items()} if self.bucket else {}
+        return {**self.streams, **bucket}
+
+
+def sync_tied(parameters: Mapping[str, nn.Parameter], group: Collective, replicas: int) -> None:
+    """The tied embedding's gradient: the sum of both copies', averaged over the replicas, the same bits everywhere."""
+    if TIED in parameters:
+        grad = _grad(parameters[TIED])
+        group.sum_(grad).div_(replicas)
+
+
+@torch.no_grad()
+def clip_(parameters: Mapping[str, nn.Parameter], family: Family, mesh: Mesh, group: Collective, limit: float) -> float:
+    """Scale all gradients so that their global norm is at most `limit` (0: only measure); the norm before.
+
+    A sharded parameter counts on every tensor-parallel rank, a replicated one on the first, a tied one once.
+    """
+    total = torch.zeros((), dtype=torch.float64)
+    for name in sorted(parameters):
+        counted = mesh.tp_rank == 0 or family.row(name).tp_dim is not None
+        copy = name == TIED and not mesh.first
+        if counted and not copy:
+            total += _grad(parameters[name]).double().square().sum()
+    norm = float(group.sum_(total).sqrt())
+    if limit and norm > limit:
+        for parameter in parameters.values():
+            _grad(parameter).mul_(limit / (norm + 1e-6))
+    return norm
+
+
+def _grad(parameter: nn.Parameter) -> Tensor:
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad

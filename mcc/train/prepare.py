@@ -1,0 +1,85 @@
+"""Everything that can be wrong is found here, before any rank starts and before anything is written."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from mcc.ckpt import native
+from mcc.ckpt.format import open_checkpoint
+from mcc.core.errors import UsageError
+from mcc.data.indexed import IndexedDataset
+from mcc.data.tokenizer import find_tokenizer, load_tokenizer
+from mcc.models.base.family import families
+from mcc.train.compress.spec import parse_all
+from mcc.train.config import TrainConfig
+from mcc.train.data import held_out_batches, training_batches
+from mcc.train.parallel.pipeline import check_microbatches
+
+
+def prepare(config: TrainConfig, world_size: int) -> tuple[TrainConfig, Path | None]:
+    """The configuration with everything filled in, and the tokenizer file to keep with checkpoints.
+
+    Raises:
+        UsageError, MccError: anything that would make the run fail, with the numbers.
+    """
+    families.get(config.model.family)
+    parse_all(config.compress)
+    config, tokenizer = _model(config)
+    dp = config.parallel.replicas(world_size)
+    config = dataclasses.replace(config, parallel=dataclasses.replace(config.parallel, dp=dp))
+    _check_layout(config, dp)
+    _check_folder(config)
+    training_batches(config, 0, dp)
+    held_out_batches(config, 0, dp)
+    return config, tokenizer
+
+
+def _model(config: TrainConfig) -> tuple[TrainConfig, Path | None]:
+    """The model's shape: from `--load`'s checkpoint, or as configured with the tokenizer's vocabulary."""
+    model, tokenizer = config.model, None
+    if config.run.load:
+        meta = open_checkpoint(Path(config.run.load)).meta
+        model, tokenizer = meta.config, meta.tokenizer
+    if config.data.tokenizer:
+        tokenizer = find_tokenizer(config.data.tokenizer)
+        size = load_tokenizer(config.data.tokenizer).get_vocab_size()
+        if not model.vocab_size:
+            model = dataclasses.replace(model, vocab_size=size)
+        elif size > model.vocab_size:
+            raise UsageError(
+                f"{config.data.tokenizer} has {size} tokens, more than vocab_size = {model.vocab_size}",
+                "leave --vocab-size out to take the tokenizer's",
+            )
+    if not model.vocab_size:
+        raise UsageError("the vocabulary's size is not known", "--tokenizer FILE, or --vocab-size N")
+    return dataclasses.replace(config, model=model), tokenizer
+
+
+def _check_layout(config: TrainConfig, dp: int) -> None:
+    model, parallel = config.model, config.parallel
+    if model.num_attention_heads % parallel.tp:
+        raise UsageError(
+            f"tp = {parallel.tp} does not divide num_attention_heads = {model.num_attention_heads}",
+            "every tensor-parallel rank holds whole heads",
+        )
+    if model.ffn_size % parallel.tp:
+        raise UsageError(f"tp = {parallel.tp} does not divide ffn_hidden_size = {model.ffn_size}")
+    if model.num_layers < parallel.pp:
+        raise UsageError(f"pp = {parallel.pp} stages but num_layers = {model.num_layers}", "--pp at most --num-layers")
+    microbatches = config.run.microbatches(dp)
+    if parallel.pp > 1:
+        check_microbatches(parallel.schedule, microbatches, parallel.pp)
+
+
+def _check_folder(config: TrainConfig) -> None:
+    if not config.data.data_path:
+        raise UsageError("no training data", "--data-path PREFIX, as `mcc data preprocess` wrote it")
+    IndexedDataset(config.data.data_path)
+    if not config.run.save:
+        return
+    folder = Path(config.run.save)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--save {folder} is a file", "give a folder")
+    if not config.run.resume and native.latest(folder) is not None:
+        raise UsageError(f"{folder} already holds a run", "--resume continues it; or choose another --save")
