@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mcc.core.config import option
@@ -21,84 +21,13 @@ from mcc.data.step import RecordWriter, Step, StepReport
 _WORD = re.compile(r"\S+")
 # Words that grammar alone foretells make the task about grammar.
 _FUNCTION_WORDS = frozenset(
-    [
-        "about",
-        "after",
-        "also",
-        "been",
-        "before",
-        "being",
-        "between",
-        "both",
-        "cannot",
-        "could",
-        "does",
-        "down",
-        "each",
-        "else",
-        "even",
-        "ever",
-        "every",
-        "from",
-        "have",
-        "having",
-        "here",
-        "however",
-        "into",
-        "itself",
-        "just",
-        "like",
-        "made",
-        "make",
-        "many",
-        "might",
-        "more",
-        "most",
-        "much",
-        "must",
-        "neither",
-        "none",
-        "only",
-        "onto",
-        "other",
-        "over",
-        "same",
-        "shall",
-        "should",
-        "since",
-        "some",
-        "such",
-        "than",
-        "that",
-        "their",
-        "them",
-        "then",
-        "there",
-        "these",
-        "they",
-        "this",
-        "those",
-        "through",
-        "thus",
-        "under",
-        "until",
-        "upon",
-        "very",
-        "well",
-        "were",
-        "what",
-        "when",
-        "where",
-        "whether",
-        "which",
-        "while",
-        "will",
-        "with",
-        "within",
-        "without",
-        "would",
-        "your",
-    ]
+    """
+    about after also been before being between both cannot could does down each else even ever every from have
+    having here however into itself just like made make many might more most much must neither none only onto
+    other over same shall should since some such than that their them then there these they this those through
+    thus under until upon very well were what when where whether which while will with within without would
+    your
+    """.split()  # noqa: SIM905 - a hundred quoted strings are harder to read
 )
 _SENTENCE_END = (".", "!", "?", ":")
 
@@ -117,7 +46,7 @@ class ClozeConfig:
     min_letters: int = option(4, "letters of the shortest word to predict")
     per_document: int = option(4, "passages taken from one document at most")
     seed: int = option(1234, "seed of the choice")
-    read: ReadConfig = ReadConfig()
+    read: ReadConfig = field(default_factory=ReadConfig)
 
     def __post_init__(self) -> None:
         for name in ("count", "min_words", "min_letters", "per_document"):
@@ -166,8 +95,9 @@ def _begins(text: str, words: Sequence[re.Match[str]], i: int) -> bool:
     return i == 0 or words[i - 1][0].endswith(_SENTENCE_END) or "\n\n" in text[words[i - 1].end() : words[i].start()]
 
 
-def _single_space(text: str, words: Sequence[re.Match[str]], i: int) -> bool:
-    return words[i].start() - words[i - 1].end() == 1
+def _after_one_space(text: str, words: Sequence[re.Match[str]], i: int) -> bool:
+    """LAMBADA's readers split at the last space."""
+    return i > 0 and text[words[i - 1].end() : words[i].start()] == " "
 
 
 def make_cloze(documents: Iterable[Record], config: ClozeConfig | None = None) -> tuple[list[Record], int]:
@@ -183,12 +113,11 @@ def make_cloze(documents: Iterable[Record], config: ClozeConfig | None = None) -
         found = passages(record["text"], config)
         candidates += len(found)
         for passage in _apart(found, config.per_document, generator):
-            slot = len(kept) if len(kept) < config.count else generator.randrange(seen + 1)
-            if slot == len(kept):
-                kept.append((seen, passage))
-            elif slot < config.count:
-                kept[slot] = (seen, passage)
             seen += 1
+            if len(kept) < config.count:
+                kept.append((seen, passage))
+            elif (slot := generator.randrange(seen)) < config.count:
+                kept[slot] = (seen, passage)
     return [{"text": passage} for _, passage in sorted(kept)], candidates
 
 

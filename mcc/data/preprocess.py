@@ -10,7 +10,7 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -41,7 +41,7 @@ class PreprocessConfig:
 
     append_eod: bool = option(False, "end every document with the end-of-document token")
     workers: int = option(1, "processes that tokenize")
-    read: ReadConfig = ReadConfig()
+    read: ReadConfig = field(default_factory=ReadConfig)
 
     def __post_init__(self) -> None:
         if self.workers < 1:

@@ -46,7 +46,7 @@ def unigram_entropy(dataset: IndexedDataset, documents: Iterable[int] | None = N
 
 
 def length_histogram(dataset: IndexedDataset) -> list[tuple[int, int, int]]:
-    """`(from, below, sequences)` for lengths 0, 1, 2-3, 4-7, 8-15, ... tokens, from the first filled bin to the last."""
+    """`(from, below, sequences)` for lengths 0, 1, 2-3, 4-7, 8-15, ... tokens, first filled bin to last."""
     if not len(dataset):
         return []
     bins = np.zeros(len(dataset), dtype=np.int64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,11 @@ class TokenizerConfig:
 
     vocab_size: int = option(4096, "tokens in the vocabulary, with 256 bytes and <|endoftext|>")
     min_frequency: int = option(2, "a pair must occur this often to be merged")
-    read: ReadConfig = ReadConfig()
+    read: ReadConfig = field(default_factory=ReadConfig)
 
     def __post_init__(self) -> None:
         if self.vocab_size < _SMALLEST:
-            raise UsageError(
-                f"vocab_size = {self.vocab_size} is too small", f"256 bytes and {END_OF_TEXT} need {_SMALLEST}"
-            )
+            raise UsageError(f"vocab_size = {self.vocab_size} cannot hold every byte", f"at least {_SMALLEST}")
         if self.min_frequency < 1:
             raise UsageError(f"min_frequency = {self.min_frequency} must be at least 1")
 
