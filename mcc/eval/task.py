@@ -53,10 +53,12 @@ class Task(ABC):
     Attributes:
         fields: field of a record -> its check. Other fields are left alone.
         metrics: the harness's metrics for it; `perplexity` is over targets, `acc_norm` divides by characters.
+        online: whether the harness has a task of this name, with data that it downloads.
     """
 
     fields: ClassVar[Mapping[str, Check]]
     metrics: ClassVar[tuple[str, ...]] = ("acc",)
+    online: ClassVar[bool] = True
 
     def read(self, record: Record) -> dict[str, Any]:
         """The document of one record, its fields checked.

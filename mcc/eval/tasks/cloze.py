@@ -13,6 +13,7 @@ class Cloze(Task):
 
     fields: ClassVar[Mapping[str, Check]] = {"context": text, "target": text}
     metrics = ("perplexity", "acc")
+    online = False
 
     def read(self, record: Record) -> dict[str, Any]:
         """`context` and `target` as they stand, or `text` cut at its last white space."""
