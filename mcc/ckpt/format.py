@@ -107,7 +107,7 @@ class Format(ABC):
         return WriteReport(path=Path(path), format=self.name, tensors=tensors, size_bytes=size_bytes, dropped=dropped)
 
 
-formats: Kind[Format] = Kind("checkpoint format", "mcc.ckpt.formats", Format)  # type: ignore[type-abstract]
+formats: Kind[Format] = Kind("checkpoint format", "mcc.ckpt.formats", Format)
 
 
 def detect(path: str | Path) -> Format:

@@ -1,0 +1,127 @@
+"""Do two checkpoints compute the same? Both models run on fixed tokens; Hugging Face folders run in transformers.
+
+B batch   T tokens   V vocabulary
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mcc.ckpt.format import detect
+from mcc.ckpt.load import load_model, logits
+from mcc.core.errors import MccError, UsageError
+from mcc.models.base.config import ModelConfig
+
+BATCH, TOKENS = 2, 128
+_SEED = 1234
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyReport:
+    """The comparison of two models in float32.
+
+    Args:
+        path, against: the checkpoints.
+        runs: which implementation ran each: `mcc` or `transformers`.
+        tokens: token ids compared.
+        max_abs_diff: the largest difference between logits.
+        losses: mean cross-entropy of each on these tokens, nats.
+        passed: whether `max_abs_diff` is within `tolerance`.
+    """
+
+    path: Path
+    against: Path
+    runs: tuple[str, str]
+    tokens: int
+    max_abs_diff: float
+    losses: tuple[float, float]
+    tolerance: float
+    passed: bool
+
+
+def verify(path: str | Path, against: str | Path | None = None, tolerance: float = 1e-4) -> VerifyReport:
+    """Compare the logits of the model at `path` with those of the model at `against`.
+
+    Args:
+        path: a checkpoint in any format.
+        against: another; None when `path` is a Hugging Face folder: then mcc's model is compared with transformers'.
+        tolerance: largest difference that passes.
+
+    Raises:
+        UsageError: `against` is missing.
+        MccError: a checkpoint cannot be read, or the two have different vocabularies.
+    """
+    first, other = Path(path), Path(path if against is None else against)
+    foreign = detect(first).name == "hf"
+    if against is None and not foreign:
+        raise UsageError(f"nothing to compare {first} with", "give --against PATH")
+    # Alone, a Hugging Face folder is read by both implementations.
+    runs = (
+        "transformers" if foreign and against is not None else "mcc",
+        "transformers" if detect(other).name == "hf" else "mcc",
+    )
+    config_a, config_b = (detect(checkpoint).open(checkpoint).meta.config for checkpoint in (first, other))
+    if config_a.vocab_size != config_b.vocab_size:
+        sizes = f"{first} has a vocabulary of {config_a.vocab_size} tokens, {other} of {config_b.vocab_size}"
+        raise MccError(f"different models: {sizes}")
+    tokens = fixed_tokens(config_a, config_b)
+    a, b = (_RUN[run](checkpoint, tokens) for run, checkpoint in zip(runs, (first, other), strict=True))
+    gap = float((a - b).abs().nan_to_num(nan=float("inf")).max())
+    return VerifyReport(
+        path=first,
+        against=other,
+        runs=runs,
+        tokens=tokens.numel(),
+        max_abs_diff=gap,
+        losses=(_loss(a, tokens), _loss(b, tokens)),
+        tolerance=tolerance,
+        passed=gap <= tolerance,
+    )
+
+
+def fixed_tokens(*configs: ModelConfig) -> Tensor:
+    """Token ids [B, T] that are the same on every machine, and that each of the models has room for."""
+    generator = torch.Generator().manual_seed(_SEED)
+    length = min(TOKENS, *(config.seq_length for config in configs))
+    return torch.randint(0, min(config.vocab_size for config in configs), (BATCH, length), generator=generator)
+
+
+def _ours(path: Path, tokens_BT: Tensor) -> Tensor:
+    return logits(load_model(path), tokens_BT)
+
+
+@torch.no_grad()
+def _transformers(path: Path, tokens_BT: Tensor) -> Tensor:
+    from transformers import AutoModelForCausalLM
+
+    with _no_bars():
+        model = AutoModelForCausalLM.from_pretrained(path, local_files_only=True, dtype=torch.float32).eval()
+    out: Tensor = model(tokens_BT).logits
+    return out
+
+
+_RUN = {"mcc": _ours, "transformers": _transformers}
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _loss(logits_BTV: Tensor, tokens_BT: Tensor) -> float:
+    return float(F.cross_entropy(logits_BTV[:, :-1].flatten(0, 1), tokens_BT[:, 1:].flatten()))
