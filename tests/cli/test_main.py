@@ -149,9 +149,10 @@ def test_completion_knows_commands_and_options() -> None:
     for words, expected in (
         ({"COMP_WORDS": "mcc do"}, "doctor"),
         ({"COMP_WORDS": "mcc bench st", "COMP_CWORD": "2"}, "startup"),
+        ({"COMP_WORDS": "mcc no-such --he", "COMP_CWORD": "2"}, "--help"),
     ):
         done = subprocess.run([sys.executable, "-m", "mcc"], env={**env, **words}, capture_output=True, text=True)
-        assert done.stdout.split() == [expected], done.stderr
+        assert (done.stdout.split(), done.stderr) == ([expected], "")
 
 
 BIG = """

@@ -67,6 +67,7 @@ def test_every_type_comes_back_as_the_dataclass_wants_it() -> None:
         "--data d --compress a=b --compress c=d --limit 4 --dtype bf16"
         " --lr 0.5 --betas 0.1 0.2 --no-fused --hidden-size 8"
     )
+    assert given["compress"] == ("a=b", "c=d"), "a configuration is immutable"
     settings = {key: value for key, value in given.items() if key not in ("file", "json")}
     assert resolve(Job, None, settings) == Job(
         hidden_size=8,
