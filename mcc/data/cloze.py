@@ -74,11 +74,7 @@ def passages(text: str, config: ClozeConfig) -> list[str]:
         target = words[end][0]
         if not (target.isascii() and target.isalpha() and len(target) >= config.min_letters):
             continue
-        if (
-            target.lower() in _FUNCTION_WORDS
-            or text[words[end].start() - 1] != " "
-            or not _single_space(text, words, end)
-        ):
+        if target.lower() in _FUNCTION_WORDS or not _after_one_space(text, words, end):
             continue
         # The longest passage that begins where a sentence does.
         while first < len(starts) and starts[first] <= end - config.max_words:
