@@ -112,7 +112,7 @@ class Task(ABC):
         }
 
 
-tasks: Kind[Task] = Kind("task", "mcc.eval.tasks", Task)  # type: ignore[type-abstract]
+tasks: Kind[Task] = Kind("task", "mcc.eval.tasks", Task)
 
 
 def read_documents(task: Task, file: str | Path) -> list[dict[str, Any]]:

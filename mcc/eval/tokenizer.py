@@ -9,17 +9,15 @@ from typing import Any
 
 from mcc.core.errors import MccError
 from mcc.core.events import SILENT, Reporter
-from mcc.core.files import require_file
+from mcc.data import tokenizer as data_tokenizer
 from mcc.models.base.config import ModelConfig
 
 # Where transformers keeps the roles of special tokens.
 _ROLE_FILES = ("tokenizer_config.json", "special_tokens_map.json")
-# What ends a text in vocabularies that come without such a file.
-_KNOWN_ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>")
 
 
 class TextTokenizer:
-    """Text to token ids and back.
+    """Text to token ids and back, with the special tokens that scoring needs.
 
     Attributes:
         file: where it was read from.
@@ -27,22 +25,13 @@ class TextTokenizer:
         bos_id, eos_id: the tokens that begin and end a text; None where the vocabulary has none.
     """
 
-    def __init__(self, file: Path) -> None:
-        from tokenizers import Tokenizer
-
-        self.file = require_file(file, "tokenizer file")
-        try:
-            self._tokenizer = Tokenizer.from_file(str(self.file))
-        except Exception as error:  # tokenizers raises bare Exception
-            raise MccError(f"{file} is not a tokenizer file: {error}", "give a tokenizer.json of tokenizers") from error
-        # A file saved by a training script may truncate or pad; scores may not.
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+    def __init__(self, file: str | Path) -> None:
+        found = data_tokenizer.load_tokenizer(file)
+        self.file, self._tokenizer = found.source, found.backend
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
         self.size = max(vocabulary.values(), default=-1) + 1
-        roles = _roles(self.file.parent)
-        ends = [name for name in (roles.get("eos_token"), *_KNOWN_ENDS) if name in vocabulary]
-        self.eos_id: int | None = vocabulary[ends[0]] if ends else None
+        roles = _roles(self.file if self.file.is_dir() else self.file.parent)
+        self.eos_id: int | None = vocabulary.get(roles.get("eos_token", ""), found.eod)
         self.bos_id: int | None = vocabulary.get(roles.get("bos_token", ""))
 
     @property
@@ -58,26 +47,36 @@ class TextTokenizer:
         """
         layout = json.loads(self._tokenizer.to_str())
         split = layout.get("pre_tokenizer") or {}
-        plain = split.get("type") == "ByteLevel" and split.get("use_regex", True) and not split.get("add_prefix_space")
-        return plain and layout.get("normalizer") is None and layout.get("model", {}).get("type") == "BPE"
+        plain: bool = (
+            split.get("type") == "ByteLevel" and split.get("use_regex", True) and not split.get("add_prefix_space")
+        )
+        reaching = any(token["lstrip"] or token["rstrip"] for token in layout.get("added_tokens") or ())
+        model = layout.get("model", {}).get("type")
+        return plain and not reaching and model == "BPE" and layout.get("normalizer") is None
 
     def encode(self, text: str, special: bool = True) -> list[int]:
         """Token ids of `text`; `special` adds what the file's post-processor adds."""
-        return self._tokenizer.encode(text, add_special_tokens=special).ids
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special).ids
+        return ids
 
     def decode(self, ids: Sequence[int], skip_special: bool = False) -> str:
         """The text of `ids`."""
-        return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special)
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=skip_special)
+        return text
 
 
 def load_tokenizer(file: str | Path, config: ModelConfig, reporter: Reporter = SILENT) -> TextTokenizer:
-    """The tokenizer in `file` (or in the folder `file`), checked against the model's vocabulary.
+    """The tokenizer in `file`, checked against the model's vocabulary.
+
+    Args:
+        file: tokenizers' JSON, or a folder with it or with GPT-2's vocab.json and merges.txt.
+        config: the model.
+        reporter: is warned of a tokenizer that leaves rows of the vocabulary unused.
 
     Raises:
         MccError: there is none, it cannot be read, or it has tokens that the model does not have.
     """
-    path = Path(file)
-    found = TextTokenizer(path / "tokenizer.json" if path.is_dir() else path)
+    found = TextTokenizer(file)
     if found.size > config.vocab_size:
         raise MccError(
             f"{found.file}: the tokenizer has {found.size} tokens, the model's vocabulary {config.vocab_size}",
