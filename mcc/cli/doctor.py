@@ -24,9 +24,9 @@ _MUST_IMPORT = ("numpy", "torch", "tokenizers", "safetensors")
 # What to import for each optional part, and what it is good for. NVIDIA's apex is known by its parts: the PyPI project
 # of the name `apex` is something else.
 _OPTIONAL = {
-    "apex": (("apex.optimizers", "apex.normalization"), "NVIDIA's fused Adam and LayerNorm"),
-    "triton": (("triton",), "torch.compile on GPUs"),
-    "ray": (("ray",), "data preparation on a Ray cluster"),
+    "apex": (("apex.optimizers", "apex.normalization"), "NVIDIA's fused AdamW on GPUs"),
+    "triton": (("triton",), "nothing yet; codec kernels on GPUs will use it"),
+    "ray": (("ray",), "nothing yet; data preparation on a cluster will use it"),
     "zstandard": (("zstandard",), "reading and writing .zst files"),
 }
 
