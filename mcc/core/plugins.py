@@ -1,7 +1,8 @@
 """Plug-ins found by the name of their file: one file each, no list to edit.
 
 A plug-in is the one concrete subclass of a kind's base class that its module defines. Its public name is the
-module's name with `-` for `_`. Packages outside mcc add theirs through an entry point of the group `mcc.<kind>`.
+module's name with `-` for `_`. Packages outside mcc add theirs through an entry point of the group `mcc.<kind>`,
+with `_` for a space: `mcc.codec`, `mcc.checkpoint_format`.
 """
 
 from __future__ import annotations
@@ -92,4 +93,5 @@ def _builtin(package: str) -> frozenset[str]:
 
 
 def _installed(kind: str) -> dict[str, EntryPoint]:
-    return {point.name.replace("_", "-"): point for point in entry_points(group=f"mcc.{kind}")}
+    group = f"mcc.{kind.replace(' ', '_')}"  # packaging allows letters, digits and underscores
+    return {point.name.replace("_", "-"): point for point in entry_points(group=group)}

@@ -47,7 +47,7 @@ def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kind]:
     plugins._builtin.cache_clear()
     from toys import Filter  # type: ignore[import-not-found]
 
-    yield Kind(name="toy", package="toys", base=Filter)
+    yield Kind(name="toy filter", package="toys", base=Filter)
     plugins._builtin.cache_clear()
     for name in [name for name in sys.modules if name.partition(".")[0] == "toys"]:
         del sys.modules[name]
@@ -55,7 +55,7 @@ def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kind]:
 
 def installed(monkeypatch: pytest.MonkeyPatch, **points: str) -> None:
     def entry_points(group: str) -> list[EntryPoint]:
-        assert group == "mcc.toy"
+        assert group == "mcc.toy_filter"
         return [EntryPoint(name=name, value=value, group=group) for name, value in points.items()]
 
     monkeypatch.setattr(plugins, "entry_points", entry_points)
@@ -75,13 +75,13 @@ def test_files_are_plugins_by_name(toys: Kind) -> None:
 def test_an_unknown_name_suggests_the_nearest(toys: Kind) -> None:
     with pytest.raises(UsageError) as caught:
         toys.get("word-cuont")
-    assert caught.value.what == "unknown toy 'word-cuont'; did you mean 'word-count'?"
+    assert caught.value.what == "unknown toy filter 'word-cuont'; did you mean 'word-count'?"
     assert caught.value.hint == "known: length, word-count"
 
 
 @pytest.mark.parametrize("name", ["_shared", "deep", "length.py", "../length", ""])
 def test_what_is_no_plugin_has_no_name(toys: Kind, name: str) -> None:
-    with pytest.raises(UsageError, match="unknown toy"):
+    with pytest.raises(UsageError, match="unknown toy filter"):
         toys.get(name)
 
 
@@ -90,7 +90,7 @@ def test_what_is_no_plugin_has_no_name(toys: Kind, name: str) -> None:
 )
 def test_a_file_defines_exactly_one(toys: Kind, tmp_path: Path, text: str, count: int) -> None:
     (tmp_path / "toys" / "wrong.py").write_text(text)
-    with pytest.raises(MccError, match=f"toy module toys.wrong defines {count} public Filter classes"):
+    with pytest.raises(MccError, match=f"toy filter module toys.wrong defines {count} public Filter classes"):
         toys.get("wrong")
 
 
