@@ -100,7 +100,7 @@ class Format(ABC):
         check_vocabulary(source.meta.tokenizer, source.meta.config.vocab_size)
         dropped = self.drops(source)
         for what in dropped:
-            reporter.warn(f"format {self.name} does not hold {what}: left out")
+            reporter.note(f"format {self.name} does not hold {what}: left out")
         with atomic_path(path) as folder:
             folder.mkdir()
             tensors, size_bytes = self.write_files(source, folder, options, reporter)
@@ -110,17 +110,23 @@ class Format(ABC):
 formats: Kind[Format] = Kind("checkpoint format", "mcc.ckpt.formats", Format)
 
 
-def detect(path: str | Path) -> Format:
-    """The format of the checkpoint at `path`.
+def detect(path: str | Path, format: str | None = None) -> Format:
+    """The format of the checkpoint at `path`: the one called `format`, or the first that recognises it.
 
     Raises:
         MccError: there is nothing at `path`, or no format knows it; the message lists what was looked for.
+        UsageError: no format is called `format`.
     """
+    wanted = None if format is None else formats.get(format)()
     folder = Path(path)
     if not folder.exists():
         raise MccError(f"no such checkpoint: {folder}", "check the path")
     if not folder.is_dir():
         raise MccError(f"checkpoint {folder} is a file", "give the folder that holds it")
+    if wanted is not None:
+        if not wanted.detect(folder):
+            raise MccError(f"{folder} is not in the format {wanted.name}", f"looked for {wanted.looks_for}")
+        return wanted
     known = {name: plugin() for name, plugin in formats.all()}
     for plugin in known.values():
         if plugin.detect(folder):
@@ -140,9 +146,4 @@ def open_checkpoint(path: str | Path, format: str | None = None) -> Source:
         MccError: it is no checkpoint, or a file of it is missing, truncated or malformed.
         UsageError: no format is called `format`.
     """
-    if format is None:
-        return detect(path).open(Path(path))
-    plugin = formats.get(format)()
-    if not plugin.detect(Path(path)):
-        raise MccError(f"{path} is not in the format {plugin.name}", f"looked for {plugin.looks_for}")
-    return plugin.open(Path(path))
+    return detect(path, format).open(Path(path))

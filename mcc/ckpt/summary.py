@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mcc.ckpt.dtypes import dtype_name
-from mcc.ckpt.format import detect, formats
+from mcc.ckpt.format import detect
 from mcc.ckpt.source import Layout
 from mcc.models.base.config import ModelConfig
 from mcc.models.base.family import families
@@ -56,7 +56,7 @@ def inspect(path: str | Path, format: str | None = None) -> Summary:
     Raises:
         MccError: it is no checkpoint, or a file of it is missing, truncated or malformed.
     """
-    plugin = detect(path) if format is None else formats.get(format)()
+    plugin = detect(path, format)
     source = plugin.open(Path(path))
     shapes, stored = source.shapes(), source.dtypes()
     counts: dict[str, int] = {}

@@ -78,7 +78,12 @@ def inspect(
         ("iteration", found.iteration),
         ("tokenizer", found.tokenizer),
         ("optimizer state", ", ".join(found.optimizer) or "none"),
-        *((name.replace("_", " "), str(value)) for name, value in found.extra.items()),
+        # What is nested (a run's settings) is for --json.
+        *(
+            (name.replace("_", " "), value)
+            for name, value in found.extra.items()
+            if isinstance(value, (str, int, float))
+        ),
     ]
     console.table(str(path), ("what", "value"), rows)
     if tensors:
