@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from mcc.core.errors import MccError
+import torch
+
+from mcc.core.errors import MccError, UsageError
 from mcc.core.events import SILENT, Reporter
 from mcc.eval.tokenizer import TextTokenizer, load_tokenizer
 from mcc.models.base.transformer import Stage
@@ -20,17 +22,46 @@ class Loaded:
     tokenizer: TextTokenizer
 
 
-def load(checkpoint: str | Path, tokenizer: str | Path | None = None, reporter: Reporter = SILENT) -> Loaded:
-    """Read `checkpoint` in float32 whatever its format, with the tokenizer beside it or `tokenizer`.
+def load(
+    checkpoint: str | Path,
+    tokenizer: str | Path | None = None,
+    device: str | None = None,
+    reporter: Reporter = SILENT,
+) -> Loaded:
+    """Read `checkpoint` in float32 whatever its format.
+
+    Args:
+        checkpoint: where the model is.
+        tokenizer: its file [the one beside the checkpoint].
+        device: as torch names it [the GPU where there is one].
+        reporter: receives progress.
 
     Raises:
+        UsageError: there is no such device.
         MccError: the checkpoint cannot be read, there is no tokenizer, or it does not fit the model.
     """
     from mcc.ckpt.load import load_model
 
+    place = find_device(device)
     with reporter.task(f"load {checkpoint}"):
         found = load_model(Path(checkpoint))
     file = tokenizer or found.tokenizer_file
     if file is None:
         raise MccError(f"{checkpoint}: no tokenizer beside the checkpoint", "name its file: --tokenizer FILE")
-    return Loaded(Path(checkpoint), found.model, load_tokenizer(file, found.config, reporter))
+    return Loaded(Path(checkpoint), found.model.to(place), load_tokenizer(file, found.config, reporter))
+
+
+def find_device(name: str | None = None) -> torch.device:
+    """The device called `name`, or the first GPU, or else the CPU.
+
+    Raises:
+        UsageError: torch knows no such device, or it is not in this machine.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        raise UsageError(f"no device {name!r}: {str(error).partition(chr(10))[0]}", "--device cpu") from None
+    return device

@@ -85,6 +85,7 @@ def perplexity(
     field: str = "text",
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
     tokenizer: str | Path | None = None,
+    device: str | None = None,
     reporter: Reporter = SILENT,
 ) -> PerplexityReport:
     """Perplexity of `checkpoint` (any format) on `file`.
@@ -101,6 +102,7 @@ def perplexity(
         field: of a JSONL record.
         batch_tokens: most tokens of a forward pass.
         tokenizer: its file [the one beside the checkpoint].
+        device: as torch names it [the GPU where there is one].
         reporter: receives progress.
 
     Raises:
@@ -110,7 +112,7 @@ def perplexity(
     path = require_file(file, "text file")
     if detokenize is not None:
         detokenizer(detokenize)  # an unknown name is told before a large model is read
-    loaded = load(checkpoint, tokenizer, reporter)
+    loaded = load(checkpoint, tokenizer, device, reporter)
     return perplexity_of(
         loaded,
         path,

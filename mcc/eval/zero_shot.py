@@ -70,6 +70,7 @@ def zero_shot(
     limit: int | None = None,
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
     tokenizer: str | Path | None = None,
+    device: str | None = None,
     out: str | Path | None = None,
     reporter: Reporter = SILENT,
 ) -> ZeroShotReport:
@@ -83,6 +84,7 @@ def zero_shot(
         limit: score only the first documents of each task.
         batch_tokens: most tokens of a forward pass; changes speed and memory, no score.
         tokenizer: its file [the one beside the checkpoint].
+        device: as torch names it [the GPU where there is one].
         out: folder for results.json, run.json and samples_TASK.jsonl.
         reporter: receives progress.
 
@@ -97,7 +99,7 @@ def zero_shot(
     files = {name: Path(file) for name, file in (task_files or {}).items()}
     # Tasks first: a wrong name or a malformed file is told before a large model is read.
     chosen = entries(tasks, files, num_fewshot, reporter)
-    loaded = load(checkpoint, tokenizer, reporter)
+    loaded = load(checkpoint, tokenizer, device, reporter)
     report, samples = score_entries(loaded, chosen, limit, batch_tokens, reporter)
     if out is not None:
         settings = {
@@ -108,6 +110,7 @@ def zero_shot(
             "limit": limit,
             "batch_tokens": batch_tokens,
             "tokenizer": loaded.tokenizer.file,
+            "device": str(next(loaded.model.parameters()).device),
         }
         write_results(Path(out), report, samples, settings)
     return report

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mcc.core.errors import MccError
+from mcc.core.errors import MccError, UsageError
 from mcc.core.events import Silent
 from mcc.eval import loading
 from mcc.eval.tokenizer import TextTokenizer, load_tokenizer
@@ -78,3 +78,10 @@ def test_a_checkpoint_without_a_tokenizer_names_the_flag(
         loading.load("bare")
     assert caught.value.hint == "name its file: --tokenizer FILE"
     assert loading.load("bare", tokenizer_file).tokenizer.file == tokenizer_file
+
+
+def test_devices() -> None:
+    assert str(loading.find_device("cpu")) == "cpu"
+    for wrong in ("gpu", "cuda:99"):
+        with pytest.raises(UsageError, match=f"no device '{wrong}'"):
+            loading.find_device(wrong)
