@@ -110,10 +110,9 @@ class DcpFolder:
         try:
             with _quiet():
                 dcp.load({key: whole}, storage_reader=_Reader(self.folder, self._metadata), no_dist=True)
-        except (
-            Exception
-        ) as error:  # torch wraps what went wrong in an exception of its own that is no Exception of ours
-            raise MccError(f"{self.folder}: tensor {key} cannot be read: {_innermost(error)}") from error
+        # torch's own exception for a failed step is no Exception.
+        except (dcp.CheckpointException, RuntimeError, OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
+            raise MccError(f"{self.folder}: tensor {key} cannot be read: {_cause(error)}") from error
         return whole
 
 
@@ -131,11 +130,21 @@ class _LazyPlanner(dcp.DefaultSavePlanner):
 def write_dcp(
     folder: Path, entries: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], read: Callable[[str], Tensor]
 ) -> int:
-    """Save `entries` to `folder`, calling `read` for one at a time; returns the bytes of the tensors."""
+    """Save `entries` to `folder`, calling `read` for one at a time; returns the bytes of the tensors.
+
+    Raises:
+        MccError: what `read` raised, or the folder cannot be written.
+    """
     state = {key: torch.empty(shape, dtype=dtype, device="meta") for key, (dtype, shape) in entries.items()}
     writer = dcp.FileSystemWriter(folder, sync_files=False)
-    with _quiet():
-        dcp.save(state, storage_writer=writer, planner=_LazyPlanner(read), no_dist=True)
+    try:
+        with _quiet():
+            dcp.save(state, storage_writer=writer, planner=_LazyPlanner(read), no_dist=True)
+    except dcp.CheckpointException as error:
+        cause = _cause(error)
+        if isinstance(cause, MccError):
+            raise cause from None
+        raise MccError(f"cannot write {folder}: {cause}", "is the disk full?") from error
     return sum(math.prod(shape) * dtype.itemsize for dtype, shape in entries.values())
 
 
@@ -153,6 +162,7 @@ def _quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _innermost(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else repr(error)
+def _cause(error: BaseException) -> BaseException:
+    """What went wrong below torch's exception for a failed step, which holds one failure for every rank."""
+    failures = getattr(error, "failures", None) or {}
+    return next((cause for cause, _ in failures.values()), error)
