@@ -1,0 +1,92 @@
+"""`mcc ckpt` as a user calls it: what it prints, its exit codes, its messages."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from mcc.ckpt.format import WriteOptions, formats
+from mcc.cli.main import main
+from tests.ckpt.models import InMemory, transformers_gpt2
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> str:
+    """A training run's folder with optimizer state."""
+    source = InMemory(slots=("exp_avg", "exp_avg_sq"), iteration=12)
+    formats.get("mcc")().write(source, tmp_path / "run", WriteOptions(tp=2, pp=2))
+    return str(tmp_path / "run")
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> str:
+    """What `mcc ckpt words` prints on stdout (0) or stderr (an error), and nothing elsewhere of a traceback."""
+    assert main(["ckpt", *map(str, words)]) == code
+    out = capsys.readouterr()
+    assert "Traceback" not in out.err
+    return out.err if code else out.out
+
+
+def test_tour(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    merged, meg, hf, back = (tmp_path / name for name in ("merged", "meg", "hf", "back"))
+    assert "optimizer state" in said(capsys, "merge", run, merged)
+    assert "megatron" in said(capsys, "split", merged, meg, "--tp", 2, "--pp", 4, "--megatron-version", 1)
+    said(capsys, "merge", meg, back)
+    assert (merged / "model.safetensors").read_bytes() == (back / "model.safetensors").read_bytes()
+    done = json.loads(said(capsys, "convert", meg, hf, "--to", "hf", "--dtype", "float32", "--json"))
+    assert (done["format"], done["dropped"]) == ("hf", [])
+
+    same = json.loads(said(capsys, "diff", run, hf, "--json"))
+    assert (same["equal"], same["max_abs"], len(same["tensors"])) == (True, 0.0, done["tensors"])
+    verified = json.loads(said(capsys, "verify", run, "--against", hf, "--json"))
+    assert verified["passed"]
+    assert verified["runs"] == ["mcc", "transformers"]
+    assert "differ by at most" in said(capsys, "verify", hf)
+
+    shown = said(capsys, "inspect", run, "--tensors")
+    for text in ("TP 2 x PP 2 x DP 1", "301, padded to 304", "exp_avg, exp_avg_sq", "layers.3.mlp.down.bias"):
+        assert text in shown
+    described = json.loads(said(capsys, "inspect", meg, "--json"))
+    assert described["layout"] == {"tp": 2, "pp": 4, "dp": 1}
+    assert "tensors" not in described
+    assert len(json.loads(said(capsys, "inspect", meg, "--json", "--tensors"))["tensors"]) == done["tensors"]
+
+
+def test_diff_over_the_tolerance(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said(capsys, "convert", run, tmp_path / "half", "--to", "hf", "--dtype", "bf16")
+    assert "tensors differ by up to" in said(capsys, "diff", run, tmp_path / "half", code=1)
+    said(capsys, "diff", run, tmp_path / "half", "--tolerance", 0.01)
+    assert main(["ckpt", "diff", run, str(tmp_path / "half"), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["equal"] is False
+    transformers_gpt2().save_pretrained(tmp_path / "other")  # three layers
+    assert "in one checkpoint only" in said(capsys, "diff", run, tmp_path / "other", code=1)
+    assert "over the tolerance" in said(capsys, "verify", run, "--against", tmp_path / "other", code=1)
+
+
+def test_errors(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    for words, code, message in [
+        (("split", run, out, "--tp", 3, "--pp", 1), 2, "error: tp = 3 does not divide num_attention_heads = 4\nhint: "),
+        (("split", run, out, "--tp", 1, "--pp", 3), 2, "pp = 3 does not divide num_layers = 4"),
+        (("split", run, out, "--tp", 1), 2, "--pp"),
+        (("split", run, out, "--tp", 1, "--pp", 0), 2, "--pp"),
+        (("convert", run, out, "--to", "hff"), 2, "unknown checkpoint format 'hff'; did you mean 'hf'?"),
+        (("convert", run, out, "--to", "hf", "--dtype", "float8"), 2, "unknown dtype 'float8'"),
+        (("convert", run, out, "--to", "hf", "--tp", 2), 2, "one whole model"),
+        (("inspect", tmp_path / "nothing"), 1, "no such checkpoint"),
+        (("inspect", run, "--from", "hf"), 1, "is not in the format hf"),
+        (("verify", run), 2, "nothing to compare"),
+    ]:
+        assert message in said(capsys, *words, code=code), words
+        assert not out.exists()
+    said(capsys, "merge", run, out)
+    assert "is not empty" in said(capsys, "merge", run, out, code=2)
+    said(capsys, "merge", run, out, "--force")
+
+    data = next(Path(run).glob("iter_*/*.distcp"))
+    os.truncate(data, data.stat().st_size // 4)
+    message = said(capsys, "merge", run, tmp_path / "second", code=1)
+    assert f"{data.name} is truncated in tensor model." in message
+    assert not (tmp_path / "second").exists()

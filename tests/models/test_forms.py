@@ -1,0 +1,43 @@
+"""Layout changes, spelled out on numbers small enough to read."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mcc.models.base.config import ModelConfig
+from mcc.models.base.forms import FORMS, pad_rows
+
+CONFIG = ModelConfig(hidden_size=4, num_attention_heads=2, vocab_size=8)
+
+
+def test_fused_qkv_by_name() -> None:
+    ours = ["q00", "q01", "k00", "k01", "v00", "v01", "q10", "q11", "k10", "k11", "v10", "v11"]
+    theirs = ["q00", "q01", "q10", "q11", "k00", "k01", "k10", "k11", "v00", "v01", "v10", "v11"]
+    order = FORMS["fused_qkv"].to(torch.arange(12), CONFIG)
+    assert [ours[i] for i in order] == theirs
+
+
+@pytest.mark.parametrize("name", sorted(FORMS))
+def test_back_is_the_inverse_and_shape_is_told(name: str) -> None:
+    form = FORMS[name]
+    tensor = torch.randn(12, 4)
+    there = form.to(tensor, CONFIG)
+    assert tuple(there.shape) == form.shape((12, 4))
+    assert there.is_contiguous()
+    assert torch.equal(form.back(there, CONFIG), tensor)
+    assert torch.equal(form.to(form.back(there, CONFIG), CONFIG), there)
+
+
+def test_fused_qkv_transposed_is_both() -> None:
+    tensor = torch.randn(12, 4)
+    assert torch.equal(FORMS["fused_qkv_transposed"].to(tensor, CONFIG), FORMS["fused_qkv"].to(tensor, CONFIG).T)
+
+
+def test_pad_rows() -> None:
+    tensor = torch.ones(3, 2, dtype=torch.bfloat16)
+    padded = pad_rows(tensor, 5)
+    assert (tuple(padded.shape), padded.dtype) == ((5, 2), torch.bfloat16)
+    assert not padded[3:].any()
+    assert torch.equal(pad_rows(padded, 3), tensor)
+    assert pad_rows(tensor, 3) is tensor
