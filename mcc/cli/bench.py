@@ -13,7 +13,7 @@ import typer
 from mcc.cli.console import JSON, print_json, reporter, table
 from mcc.core.events import SILENT, Reporter, track
 
-app = typer.Typer(help="Measure this machine and this code.")
+app = typer.Typer(help="Measure this machine and this code.", rich_markup_mode="rich")
 
 # `mcc --help` may take this many times what importing typer takes; a bare typer application takes about 2.5.
 STARTUP_BAR = 3.0

@@ -16,7 +16,7 @@ from mcc.cli.console import JSON, print_json, table
 from mcc.core.errors import MccError
 from mcc.core.provenance import git_hash
 
-app = typer.Typer()
+app = typer.Typer(rich_markup_mode="rich")
 
 # Compiled packages that may be installed and still not load (a wrong build, a missing system library).
 _MUST_IMPORT = ("numpy", "torch", "tokenizers", "safetensors")

@@ -2,7 +2,7 @@
 
 `lr: float = option(1e-4, "peak learning rate")` of the section `optim` becomes `--lr`, under the help panel "Optim",
 with its default; the command receives `{"optim.lr": 3e-4}` and only what the user gave, ready for
-`mcc.core.config.resolve(Class, file, settings)`.
+`mcc.core.config.resolve(Class, file, settings)`. The app's `rich_markup_mode` is "rich".
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 from typing import Annotated
@@ -183,10 +184,10 @@ def test_a_reader_that_leaves_early_is_no_error(words: list[str]) -> None:
 
 def test_an_interrupted_process_says_so(tmp_path: Path) -> None:
     ready = tmp_path / "ready"
-    code = BIG.format(then=f"open({str(ready)!r}, 'w').close(); import time; time.sleep(60)").replace("100_000", "1")
+    code = BIG.format(then=f"import os, time; os.mkdir({str(ready)!r}); time.sleep(60)").replace("100_000", "1")
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as started:
         while not ready.exists() and started.poll() is None:
-            pass
+            time.sleep(0.02)
         started.send_signal(signal.SIGINT)
         _, err = started.communicate(timeout=30)
     assert (started.returncode, err) == (130, b"error: interrupted\n")

@@ -34,7 +34,7 @@ class Job:
 
 def command(**options: Any) -> tuple[typer.Typer, list[dict[str, Any]]]:
     """An app with `Job`'s flags, and the list that receives each call's settings."""
-    app, calls = typer.Typer(add_completion=False), []
+    app, calls = typer.Typer(add_completion=False, rich_markup_mode="rich"), []
 
     @app.command()
     @flags(Job, **options)
