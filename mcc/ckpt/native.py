@@ -12,7 +12,6 @@ one rank of one layout (codec state).
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,8 +43,15 @@ def distributed(local: Tensor, dim: int | None, mesh: DeviceMesh) -> DTensor:
     return DTensor.from_local(local.detach(), mesh, placements, run_check=False)
 
 
-def save(run: Path, iteration: int, state: dict[str, Any], manifest: Mapping[str, Any], tokenizer: Path | None) -> Path:
+def save(run: Path, iteration: int, state: dict[str, Any], manifest: Mapping[str, Any], tokenizer: str | None) -> Path:
     """Save a checkpoint; it stands under its name only when every rank has written. Collective.
+
+    Args:
+        run: the run's folder.
+        iteration: optimizer steps taken.
+        state: this rank's tensors by key.
+        manifest: what goes into mcc.json.
+        tokenizer: the contents of tokenizer.json, or None.
 
     Raises:
         MccError: a rank could not write (disk full, permissions).
@@ -65,7 +71,7 @@ def save(run: Path, iteration: int, state: dict[str, Any], manifest: Mapping[str
         text = json.dumps({**manifest, "tokenizer": "tokenizer.json" if tokenizer else None}, indent=2)
         (temporary / MANIFEST).write_text(text + "\n", encoding="utf-8")
         if tokenizer:
-            shutil.copyfile(tokenizer, temporary / "tokenizer.json")
+            (temporary / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
         if final.exists():
             remove(final)
         temporary.replace(final)

@@ -24,8 +24,8 @@ from mcc.train.parallel.gradients import TIED
 VERSION = 1
 
 
-def save(engine: Engine, tokenizer: Path | None) -> Path:
-    """Write the engine's state as `RUN/iter_*`. Collective."""
+def save(engine: Engine, tokenizer: str | None) -> Path:
+    """Write the engine's state, and the tokenizer's JSON, as `RUN/iter_*`. Collective."""
     config, mesh = engine.config, engine.mesh
     assert config.run.save is not None
     state: dict[str, Any] = {key: _whole(engine, key, tensor) for key, tensor in _tensors(engine, tied_copy=False)}

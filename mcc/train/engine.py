@@ -44,7 +44,7 @@ class Engine:
     """
 
     def __init__(self, config: TrainConfig, mesh: Mesh) -> None:
-        self.config, self.mesh, self.clock = config, mesh, Clock()
+        self.config, self.mesh, self.clock = config, mesh, Clock(config.run.train_iters)
         compress = parse_all(config.compress)
         self.family = families.get(config.model.family)()
         self.axis = ParallelAxis(mesh, compress, self.clock)

@@ -51,7 +51,7 @@ def run(
     return resolved
 
 
-def _alone(config: TrainConfig, tokenizer: Path | None, make_reporter: Callable[[], Reporter] | None) -> None:
+def _alone(config: TrainConfig, tokenizer: str | None, make_reporter: Callable[[], Reporter] | None) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         import torch.distributed as dist
 
@@ -66,7 +66,7 @@ def _alone(config: TrainConfig, tokenizer: Path | None, make_reporter: Callable[
 
 
 def _launch(
-    config: TrainConfig, tokenizer: Path | None, nproc: int, make_reporter: Callable[[], Reporter] | None
+    config: TrainConfig, tokenizer: str | None, nproc: int, make_reporter: Callable[[], Reporter] | None
 ) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch

@@ -18,7 +18,7 @@ from mcc.train.metrics import MetricsFile, total_bytes
 from mcc.train.parallel.mesh import build_mesh
 
 
-def train(config: TrainConfig, tokenizer: Path | None = None, reporter: Reporter = SILENT) -> None:
+def train(config: TrainConfig, tokenizer: str | None = None, reporter: Reporter = SILENT) -> None:
     """Train as this rank of the default process group. Only rank 0 reports and writes metrics."""
     run = config.run
     dp = config.parallel.replicas(dist.get_world_size())

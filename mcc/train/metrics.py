@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from statistics import fmean, median
 from typing import Any
 
 import torch
@@ -52,3 +53,21 @@ def read(run: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return lines
+
+
+def summary(run: Path) -> dict[str, Any]:
+    """A finished run in a few numbers: last losses, median speed, mean bytes a step by site."""
+    lines = read(run)
+    steps = [line for line in lines if "loss" in line]
+    held_out = [line["heldout_loss"] for line in lines if "heldout_loss" in line]
+    # The first step also builds the pipeline.
+    times = [line["step_time_s"] for line in steps[1:]] or [line["step_time_s"] for line in steps]
+    sites = {site for line in steps for site in line["wire_bytes"]}
+    tokens = steps[-1]["tokens"] / steps[-1]["step"]
+    return {
+        "steps": steps[-1]["step"],
+        "final_train_loss": steps[-1]["loss"],
+        "heldout_loss": held_out[-1] if held_out else None,
+        "tokens_per_s": tokens / median(times),
+        "wire_bytes": {s: round(fmean(line["wire_bytes"].get(s, 0) for line in steps)) for s in sorted(sites)},
+    }

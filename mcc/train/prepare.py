@@ -9,7 +9,8 @@ from mcc.ckpt import native
 from mcc.ckpt.format import open_checkpoint
 from mcc.core.errors import UsageError
 from mcc.data.indexed import IndexedDataset
-from mcc.data.tokenizer import find_tokenizer, load_tokenizer
+from mcc.data.tokenizer import load_tokenizer
+from mcc.models.base.config import ModelConfig
 from mcc.models.base.family import families
 from mcc.train.compress.spec import parse_all
 from mcc.train.config import TrainConfig
@@ -17,8 +18,8 @@ from mcc.train.data import held_out_batches, training_batches
 from mcc.train.parallel.pipeline import check_microbatches
 
 
-def prepare(config: TrainConfig, world_size: int) -> tuple[TrainConfig, Path | None]:
-    """The configuration with everything filled in, and the tokenizer file to keep with checkpoints.
+def prepare(config: TrainConfig, world_size: int) -> tuple[TrainConfig, str | None]:
+    """The configuration with everything filled in, and the tokenizer (its JSON) to keep with checkpoints.
 
     Raises:
         UsageError, MccError: anything that would make the run fail, with the numbers.
@@ -35,15 +36,17 @@ def prepare(config: TrainConfig, world_size: int) -> tuple[TrainConfig, Path | N
     return config, tokenizer
 
 
-def _model(config: TrainConfig) -> tuple[TrainConfig, Path | None]:
+def _model(config: TrainConfig) -> tuple[TrainConfig, str | None]:
     """The model's shape: from `--load`'s checkpoint, or as configured with the tokenizer's vocabulary."""
-    model, tokenizer = config.model, None
+    model: ModelConfig = config.model
+    tokenizer: str | None = None
     if config.run.load:
         meta = open_checkpoint(Path(config.run.load)).meta
-        model, tokenizer = meta.config, meta.tokenizer
+        model = meta.config
+        tokenizer = meta.tokenizer.read_text(encoding="utf-8") if meta.tokenizer else None
     if config.data.tokenizer:
-        tokenizer = find_tokenizer(config.data.tokenizer)
-        size = load_tokenizer(config.data.tokenizer).get_vocab_size()
+        found = load_tokenizer(config.data.tokenizer)
+        tokenizer, size = found.backend.to_str(), found.vocab_size
         if not model.vocab_size:
             model = dataclasses.replace(model, vocab_size=size)
         elif size > model.vocab_size:

@@ -26,7 +26,7 @@ _PEER_LOST = ("Connection closed by peer", "Connection reset", "Broken pipe", "T
 
 def work(
     config: TrainConfig,
-    tokenizer: Path | None,
+    tokenizer: str | None,
     make_reporter: Callable[[], Reporter] | None = None,
     failures: Path | None = None,
 ) -> None:
@@ -34,7 +34,7 @@ def work(
 
     Args:
         config: as `prepare` gave it.
-        tokenizer: kept with every checkpoint.
+        tokenizer: JSON, kept with every checkpoint.
         make_reporter: makes rank 0's reporter; a function, since it crosses processes.
         failures: folder for `rank_K.json`, written when this rank fails.
     """

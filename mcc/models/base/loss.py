@@ -25,12 +25,11 @@ class _VocabParallel(torch.autograd.Function):
             scores[..., real:] = -torch.inf
         top = axis.max_(scores.amax(-1))
         exp = (scores - top.unsqueeze(-1)).exp_()
-        total = axis.sum_(exp.sum(-1))
         local = targets - first
         here = (local >= 0) & (local < rows)
         index = local.clamp(0, rows - 1).unsqueeze(-1)
         picked = (scores.gather(-1, index).squeeze(-1) - top).masked_fill(~here, 0.0)
-        picked = axis.sum_(picked)
+        total, picked = axis.sum_(torch.stack([exp.sum(-1), picked]))  # one message for both
         ctx.save_for_backward(exp.div_(total.unsqueeze(-1)), index, here)
         ctx.dtype = logits.dtype
         return total.log() - picked

@@ -1,9 +1,11 @@
-"""Packing of small unsigned integers: b bits each, 1 <= b <= 8, nothing wasted but the last byte."""
+"""Packing of small unsigned integers: b bits each, 1 <= b <= 8, nothing wasted but the end of the last group."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+_GROUP = 8  # values that share a 64-bit word while they are packed: 8 values of b bits are b whole bytes
 
 
 def packed_bytes(count: int, bits: int) -> int:
@@ -12,26 +14,14 @@ def packed_bytes(count: int, bits: int) -> int:
     >>> packed_bytes(10, 4), packed_bytes(16, 3), packed_bytes(9, 3)
     (5, 6, 6)
     """
-    return -(-count // _per_group(bits)) * _group_bytes(bits)
-
-
-def _per_group(bits: int) -> int:
-    return 8 // bits if 8 % bits == 0 else 8
-
-
-def _group_bytes(bits: int) -> int:
-    return 1 if 8 % bits == 0 else bits
+    return -(-count * bits // 8) if 8 % bits == 0 else -(-count // _GROUP) * bits
 
 
 def pack_bits(q: Tensor, bits: int) -> Tensor:
-    """uint8 q[count], each below 2**bits, as uint8 [packed_bytes(count, bits)].
-
-    Where `bits` divides 8, a byte holds 8/bits neighbours, the first in the low bits. Otherwise eight neighbours
-    become `bits` bytes, byte j holding bit j of each.
-    """
+    """uint8 q[count], each below 2**bits, as uint8 [packed_bytes(count, bits)], the first value in the lowest bits."""
     if bits == 8:
         return q
-    group = _per_group(bits)
+    group = 8 // bits if 8 % bits == 0 else _GROUP
     short = -q.numel() % group
     if short:
         q = torch.cat([q, q.new_zeros(short)])
@@ -41,11 +31,8 @@ def pack_bits(q: Tensor, bits: int) -> Tensor:
         for i in range(1, group):
             packed |= columns[:, i] << (i * bits)
         return packed
-    planes = torch.zeros(columns.shape[0], bits, dtype=torch.uint8, device=q.device)
-    for j in range(bits):
-        for i in range(8):
-            planes[:, j] |= ((columns[:, i] >> j) & 1) << i
-    return planes.view(-1)
+    words = (columns.long() << _shifts(bits, q.device)).sum(1)  # disjoint bits: the sum is their union
+    return words.view(torch.uint8).view(-1, 8)[:, :bits].reshape(-1)
 
 
 def unpack_bits(packed: Tensor, bits: int, count: int) -> Tensor:
@@ -56,14 +43,15 @@ def unpack_bits(packed: Tensor, bits: int, count: int) -> Tensor:
     """
     if bits == 8:
         return packed
-    group = _per_group(bits)
+    mask = 2**bits - 1
     if 8 % bits == 0:
-        mask = 2**bits - 1
-        q = torch.stack([(packed >> (i * bits)) & mask for i in range(group)], dim=1)
+        q = torch.stack([(packed >> (i * bits)) & mask for i in range(8 // bits)], dim=1)
         return q.view(-1)[:count]
-    planes = packed.view(-1, bits)
-    q = torch.zeros(planes.shape[0], 8, dtype=torch.uint8, device=packed.device)
-    for i in range(8):
-        for j in range(bits):
-            q[:, i] |= ((planes[:, j] >> i) & 1) << j
-    return q.view(-1)[:count]
+    words = packed.new_zeros(packed.numel() // bits, 8)
+    words[:, :bits] = packed.view(-1, bits)
+    q = (words.view(torch.int64) >> _shifts(bits, packed.device)) & mask
+    return q.to(torch.uint8).view(-1)[:count]
+
+
+def _shifts(bits: int, device: torch.device) -> Tensor:
+    return torch.arange(0, _GROUP * bits, bits, device=device)

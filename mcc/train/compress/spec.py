@@ -30,12 +30,17 @@ _SWITCH = {"on": True, "true": True, "1": True, "off": False, "false": False, "0
 
 @dataclass(frozen=True, kw_only=True)
 class CodecSpec:
-    """A codec with its options and wrappers, for one site."""
+    """A codec with its options and wrappers, for one site.
+
+    `feedback`: add what was lost of one tensor to the next. `warmup`: send as it is in the first steps; a number of
+    steps, or below 1 a share of the run.
+    """
 
     site: str
     name: str
     options: Any
     feedback: bool = False
+    warmup: float = 0
 
     @property
     def codec(self) -> type[Codec]:
@@ -47,13 +52,23 @@ class CodecSpec:
         """Whether the codec sums payloads over ranks without decoding them."""
         return self.codec.all_reduce.__func__ is not Codec.all_reduce.__func__  # type: ignore[attr-defined]
 
+    def active(self, step: int, train_iters: int) -> bool:
+        """Whether step `step`, counted from 0, is compressed.
+
+        >>> spec = parse("dp.grad=powersgd:rank=8,warmup=0.1")
+        >>> spec.active(9, 100), spec.active(10, 100)
+        (False, True)
+        """
+        return step >= (self.warmup * train_iters if self.warmup < 1 else self.warmup)
+
     def make(self, spec: TensorSpec, key: str) -> Codec:
         """One end of the stream `key` of tensors of `spec`."""
         codec = self.codec(self.options, spec, f"{self.site}/{key}")
         return Feedback(codec) if self.feedback else codec
 
     def __str__(self) -> str:
-        options = {**dataclasses.asdict(self.options), "feedback": "on" if self.feedback else "off"}
+        wrappers = {"feedback": "on" if self.feedback else "off", "warmup": f"{self.warmup:g}"}
+        options = {**dataclasses.asdict(self.options), **wrappers}
         return f"{self.site}={self.name}:" + ",".join(f"{key}={value}" for key, value in options.items())
 
 
@@ -61,7 +76,7 @@ def parse(text: str) -> CodecSpec:
     """One `--compress` value.
 
     >>> str(parse("pp.forward=quantize:bits=4"))
-    'pp.forward=quantize:bits=4,scale=token,block=128,feedback=off'
+    'pp.forward=quantize:bits=4,scale=token,block=128,feedback=off,warmup=0'
 
     Raises:
         UsageError: it is not of the form, or a site, codec, option or value is unknown or makes no sense.
@@ -77,10 +92,11 @@ def parse(text: str) -> CodecSpec:
     feedback = values.pop("feedback", "off")
     if feedback not in _SWITCH:
         raise UsageError(f"--compress {text!r}: feedback={feedback} is neither on nor off")
+    warmup = _number(text, values.pop("warmup", "0"))
     known = [setting.name for setting in settings(cls.Options)]
     for key in values:
         if key not in known:
-            raise unknown(f"option of codec {name}", key, [*known, "feedback"])
+            raise unknown(f"option of codec {name}", key, [*known, "feedback", "warmup"])
     try:
         options = build(cls.Options, values)
     except UsageError as error:
@@ -88,7 +104,7 @@ def parse(text: str) -> CodecSpec:
     reason = cls.refusal(site, options)
     if reason:
         raise UsageError(f"--compress {text!r}: {reason}")
-    return CodecSpec(site=site, name=name, options=options, feedback=_SWITCH[feedback])
+    return CodecSpec(site=site, name=name, options=options, feedback=_SWITCH[feedback], warmup=warmup)
 
 
 def parse_all(texts: Iterable[str]) -> dict[str, CodecSpec]:
@@ -104,6 +120,16 @@ def parse_all(texts: Iterable[str]) -> dict[str, CodecSpec]:
             raise UsageError(f"--compress names site {spec.site} twice: {found[spec.site]} and {spec}")
         found[spec.site] = spec
     return found
+
+
+def _number(text: str, value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf") or (number >= 1 and number != int(number)):
+        raise UsageError(f"--compress {text!r}: warmup={value} is no number of steps or share of the run below 1")
+    return number
 
 
 def _values(text: str, listed: str) -> dict[str, str]:

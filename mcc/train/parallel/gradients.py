@@ -33,10 +33,11 @@ class GradSync:
         self, parameters: Mapping[str, nn.Parameter], mesh: Mesh, compress: Mapping[str, CodecSpec], clock: Clock
     ) -> None:
         self.group, self.clock = mesh.collective("dp", "dp.grad"), clock
+        self.spec = compress.get("dp.grad")
         self.coded: dict[str, nn.Parameter] = {}
         self.streams: dict[str, Codec] = {}
         self.bucket: CompressedSum | None = None
-        spec = compress.get("dp.grad")
+        spec = self.spec
         self.flat = {name: parameters[name] for name in sorted(parameters) if name != TIED}
         if spec is None or self.group.size == 1:
             return
@@ -57,16 +58,19 @@ class GradSync:
         """Replace every gradient by its mean over the replicas. The same bits on each."""
         if self.group.size == 1:
             return
-        context = self.clock.context()
-        if self.coded:
+        context, active = self.clock.context(), self.clock.active(self.spec)
+        dense = list(self.flat.values())
+        if self.coded and not active:
+            dense += self.coded.values()
+        elif self.coded:
             codecs = list(self.streams.values())
             grads = [_grad(p) for p in self.coded.values()]
             sums = type(codecs[0]).all_reduce(codecs, grads, self.group, context)
             assert sums is not None
             for grad, total in zip(grads, sums, strict=True):
                 torch.div(total, self.group.size, out=grad)
-        grads = [_grad(p) for p in self.flat.values()]
-        if self.bucket is None:
+        grads = [_grad(p) for p in dense]
+        if self.bucket is None or not active:
             sums = self.group.sum_flat(grads)
         else:
             flat = torch.cat([grad.reshape(-1) for grad in grads])

@@ -57,6 +57,7 @@ class CompressedStage(PipelineStage):
             group=mesh.device.get_group("pp"),
         )
         self.wire, self.clock = mesh.wire, clock
+        self.specs = {"pp.forward": forward, "pp.backward": backward}
         self.ends: dict[str, Codec] = {}
         before, after = f"boundary{mesh.pp_rank - 1}", f"boundary{mesh.pp_rank}"
         for spec, key, there in (
@@ -91,8 +92,11 @@ class CompressedStage(PipelineStage):
         self._decode("pp.backward", bwd_chunk_id, self.grad_recv_info[bwd_chunk_id])
         return super()._retrieve_recv_grads(bwd_chunk_id)
 
+    def _codec(self, site: str, end: str) -> Codec | None:
+        return self.ends.get(f"{site}/{end}") if self.clock.active(self.specs[site]) else None
+
     def _send(self, ops: list[dist.P2POp], site: str, microbatch: int) -> list[dist.P2POp]:
-        codec = self.ends.get(f"{site}/send")
+        codec = self._codec(site, "send")
         for op in ops:
             # gloo takes a short message into a longer buffer without a word, so sizes are checked here.
             assert codec is None or op.tensor.shape == codec.spec.shape, f"{site}: {op.tensor.shape}"
@@ -106,7 +110,7 @@ class CompressedStage(PipelineStage):
         return ops
 
     def _receive(self, ops: list[dist.P2POp], site: str, microbatch: int) -> list[dist.P2POp]:
-        codec = self.ends.get(f"{site}/receive")
+        codec = self._codec(site, "receive")
         if codec is None:
             return ops
         for op in ops:
@@ -115,7 +119,7 @@ class CompressedStage(PipelineStage):
         return ops
 
     def _decode(self, site: str, microbatch: int, infos: Any) -> None:
-        codec = self.ends.get(f"{site}/receive")
+        codec = self._codec(site, "receive")
         if codec is None:
             return
         (info,) = infos

@@ -47,13 +47,18 @@ class _SumBackward(torch.autograd.Function):
 
 @dataclass
 class Clock:
-    """The step and micro-batch that the engine is at, read by the codecs."""
+    """The step that the engine is at, of how many; read by the codecs."""
 
+    train_iters: int = 1
     step: int = 0
 
     def context(self, microbatch: int = 0) -> Context:
         """The codecs' context now."""
         return Context(step=self.step, microbatch=microbatch)
+
+    def active(self, spec: CodecSpec | None) -> bool:
+        """Whether a site with `spec` compresses now."""
+        return spec is not None and spec.active(self.step, self.train_iters)
 
 
 class Site:
@@ -68,7 +73,7 @@ class Site:
         """The sum over ranks of x, a new tensor; compressed unless `dense` or the site has no codec."""
         if self.group.size == 1:
             return x
-        if dense or self.spec is None:
+        if dense or self.spec is None or not self.clock.active(self.spec):
             return self.group.sum_(x.clone())
         stream = self.streams.get(key)
         if stream is None:

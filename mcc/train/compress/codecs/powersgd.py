@@ -11,7 +11,7 @@ import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ class PowerSGDOptions:
     """Options of `powersgd`."""
 
     rank: int = option(4, "low rank r of the approximation")
+    dtype: Literal["fp32", "bf16"] = option("fp32", "what the factors are sent in")
     warm_start: bool = option(True, "begin each step from the last step's factor")
 
     def __post_init__(self) -> None:
@@ -49,35 +50,36 @@ class PowerSGD(Codec):
         self.m = spec.shape[-1] if spec.shape else 1
         self.n = math.prod(spec.shape) // max(self.m, 1)
         self.low_rank = min(options.rank, self.n, self.m)
+        self.dtype = torch.bfloat16 if options.dtype == "bf16" else torch.float32
         self.q_mr = self._start()
 
     def payload(self) -> tuple[TensorSpec, ...]:
         return (
-            TensorSpec((self.n, self.low_rank), torch.float32),
-            TensorSpec((self.m, self.low_rank), torch.float32),
+            TensorSpec((self.n, self.low_rank), self.dtype),
+            TensorSpec((self.m, self.low_rank), self.dtype),
         )
 
     def encode(self, x: Tensor, context: Context) -> Payload:
         matrix = x.reshape(self.n, self.m).float()
-        p_nr = orthonormal(matrix @ self._factor())
-        q_mr = matrix.T @ p_nr
+        p_nr = orthonormal(matrix @ self._factor()).to(self.dtype)
+        q_mr = (matrix.T @ p_nr.float()).to(self.dtype)
         self._remember(q_mr)
         return p_nr, q_mr
 
     def decode(self, payload: Payload, context: Context) -> Tensor:
         p_nr, q_mr = payload
-        return (p_nr @ q_mr.T).view(self.spec.shape).to(self.spec.dtype)
+        return (p_nr.float() @ q_mr.float().T).view(self.spec.shape).to(self.spec.dtype)
 
     @classmethod
     def all_reduce(
         cls, codecs: Sequence[Codec], tensors: Sequence[Tensor], group: Collective, context: Context
     ) -> list[Tensor]:
-        """The low-rank sums over ranks. P and Q are linear in M, so their sums are the sum's: two all-reduces in all."""
+        """The low-rank sums over ranks: P and Q are linear in M, so two all-reduces give the sum's factors."""
         streams = [codec for codec in codecs if isinstance(codec, PowerSGD)]
         matrices = [x.reshape(c.n, c.m).float() for c, x in zip(streams, tensors, strict=True)]
-        ps = group.sum_flat([m @ c._factor() for c, m in zip(streams, matrices, strict=True)])
-        ps = [orthonormal(p) for p in ps]
-        qs = group.sum_flat([m.T @ p for m, p in zip(matrices, ps, strict=True)])
+        ps = group.sum_flat([(m @ c._factor()).to(c.dtype) for c, m in zip(streams, matrices, strict=True)])
+        ps = [orthonormal(p.float()) for p in ps]  # every rank has the same sum, so the same columns: not sent again
+        qs = group.sum_flat([(m.T @ p).to(c.dtype) for c, m, p in zip(streams, matrices, ps, strict=True)])
         sums = []
         for codec, p, q in zip(streams, ps, qs, strict=True):
             codec._remember(q)
@@ -102,7 +104,7 @@ class PowerSGD(Codec):
 
     def _remember(self, q_mr: Tensor) -> None:
         if self.options.warm_start:
-            self.q_mr = q_mr.clone()
+            self.q_mr = q_mr.float().clone()
 
 
 def orthonormal(p_nr: Tensor) -> Tensor:

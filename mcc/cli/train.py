@@ -1,0 +1,97 @@
+"""`mcc train`: settings from a TOML file and flags to a training run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mcc.cli import console
+from mcc.cli.options import flags
+from mcc.core.config import plain, resolve
+from mcc.train.config import TrainConfig
+
+app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+
+_EPILOG = """Examples:
+
+mcc train --data-path out/train_text_document --tokenizer out/tokenizer.json --save out/run
+
+mcc train small.toml --nproc 8 --tp 2 --pp 2 --compress pp.forward=quantize:bits=4
+
+torchrun --nproc-per-node 8 -m mcc train small.toml --tp 2 --pp 2 --resume
+"""
+
+
+@app.command(epilog=_EPILOG)
+@flags(TrainConfig)
+def train(
+    *,
+    config: Annotated[Path | None, typer.Argument(help="TOML file of settings; flags come on top of it.")] = None,
+    nproc: Annotated[
+        int | None,
+        typer.Option(help="Ranks to start on this machine; without it, the ranks torchrun or Slurm started."),
+    ] = None,
+    show_config: Annotated[bool, typer.Option("--show-config", help="Print the resolved settings and stop.")] = False,
+    list_codecs: Annotated[
+        bool, typer.Option("--list-codecs", help="Print the codecs, their options and the sites, and stop.")
+    ] = False,
+    json: console.JSON = False,
+    settings: dict[str, Any],
+) -> None:
+    """Train a language model, 3D-parallel, with compressed communication."""
+    if list_codecs:
+        _print_codecs(json)
+        return
+    resolved = resolve(TrainConfig, config, settings)
+    if show_config:
+        console.print_json(plain(resolved))
+        return
+    if nproc is not None and nproc < 1:
+        raise typer.BadParameter(f"{nproc} ranks; at least 1 is needed", param_hint="--nproc")
+    from mcc.train.launch import run
+    from mcc.train.metrics import summary
+
+    ran = run(resolved, nproc, console.reporter)
+    if ran.run.save and _is_leader():
+        result = {"save": ran.run.save, **summary(Path(ran.run.save))}
+        if json:
+            console.print_json(result)
+        else:
+            rows = [[key, value] for key, value in result.items() if not isinstance(value, dict)]
+            rows += [[f"bytes sent a step, {site}", n] for site, n in result["wire_bytes"].items()]
+            console.table("Training", ["", ""], rows)
+
+
+def _is_leader() -> bool:
+    from mcc.core.ranks import from_environment
+
+    ranks = from_environment()
+    return ranks is None or ranks.rank == 0
+
+
+def _print_codecs(json: bool) -> None:
+    from mcc.core.config import settings as options_of
+    from mcc.train.compress.codec import codecs
+    from mcc.train.compress.spec import SITES
+
+    found = [
+        {
+            "codec": name,
+            "does": codecs.describe(name),
+            "options": {s.name: {"default": s.default, "help": s.help} for s in options_of(cls.Options)},
+            "sites": [site for site in SITES if cls.refusal(site, cls.Options()) is None],
+            "source": cls.source,
+        }
+        for name, cls in codecs.all()
+    ]
+    if json:
+        console.print_json({"codecs": found, "sites": SITES})
+        return
+    rows = []
+    for entry in found:
+        options = [f"{key}={value['default']}" for key, value in entry["options"].items()]
+        rows.append([entry["codec"], entry["does"], "\n".join(options), "\n".join(entry["sites"]), entry["source"]])
+    console.table("Codecs", ["codec", "does", "options", "sites", "source"], rows)
+    console.table("Sites", ["site", "carries"], list(SITES.items()))

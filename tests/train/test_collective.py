@@ -1,0 +1,67 @@
+"""Compressed sums: exact with the identity, the same bits on every rank, and the bytes that leave counted."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from mcc.train.compress.codec import Context, TensorSpec
+from mcc.train.compress.collective import Collective, CompressedSum
+from mcc.train.compress.spec import parse
+from mcc.train.compress.wire import Wire
+from tests.ranks import run_ranks
+
+SHAPE = (3, 5, 8)
+
+
+def _sums(text: str, steps: int):
+    size, rank = dist.get_world_size(), dist.get_rank()
+    wire = Wire()
+    group = Collective(dist.group.WORLD, size, rank, wire, "tp.forward")
+    total = CompressedSum(parse(text), TensorSpec(SHAPE, torch.float32), "layer", group)
+    found = []
+    for step in range(steps):
+        # Small integers: their sums are exact in any order.
+        everyone = [torch.randint(-9, 9, SHAPE, generator=_seed(step, r)).float() for r in range(size)]
+        found.append((total(everyone[rank], Context(step=step)), sum(everyone)))
+    return found, wire.take()["tp.forward"], total.whole.payload_bytes, [c.payload_bytes for c in total.slices]
+
+
+def _seed(step: int, rank: int) -> torch.Generator:
+    return torch.Generator().manual_seed(100 * step + rank)
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_identity_sums_exactly(size):
+    for found, sent, whole, slices in run_ranks(_sums, size, "tp.forward=none", 2):
+        for got, wanted in found:
+            assert torch.equal(got, wanted)
+        if size == 2:
+            assert sent == 2 * whole
+        else:  # two shots: N-1 of N slices leave, then N-1 copies of one
+            assert sent == 2 * ((size - 1) * slices[0] + (size - 1) * slices[0])
+
+
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize(
+    "text",
+    ["tp.forward=quantize:bits=6", "tp.forward=quantize:bits=4,feedback=on", "tp.forward=powersgd:rank=2,feedback=on"],
+)
+def test_every_rank_gets_the_same_bits(size, text):
+    results = run_ranks(_sums, size, text, 3)
+    for per_rank in zip(*(found for found, *_ in results), strict=True):
+        for got, _ in per_rank[1:]:
+            assert torch.equal(got, per_rank[0][0])
+
+
+def test_quantised_sum_is_within_its_bound():
+    """Two ranks: the sum of both quantisers' half levels."""
+    for found, *_ in run_ranks(_sums, 2, "tp.forward=quantize:bits=6,scale=tensor", 2):
+        for got, wanted in found:
+            assert (got - wanted).abs().max() <= 2 * 9 * 1.01 / 2**6
+
+
+def test_two_shots_send_less_than_gathering():
+    (_, sent, whole, _), *_ = run_ranks(_sums, 4, "tp.forward=quantize:bits=8,scale=tensor", 1)
+    assert sent < 3 * whole * 0.75

@@ -1,0 +1,79 @@
+"""The codec `none` equals dense training bit for bit at every site; compressed replicas never drift."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from mcc.train.compress.spec import SITES
+from tests.ranks import run_ranks
+from tests.train.toy import make_engine, toy_config, train, trained
+
+EVERYWHERE = tuple(f"{site}=none" for site in SITES)
+COMPRESSED = (
+    "pp.forward=quantize:bits=4",
+    "pp.backward=powersgd:rank=4,feedback=on",
+    "tp.forward=quantize:bits=6",
+    "tp.backward=quantize:bits=8,scale=block",
+    "dp.grad=powersgd:rank=2,feedback=on,warmup=2",
+)
+
+
+@pytest.mark.parametrize("schedule", ["1f1b", "gpipe"])
+def test_identity_equals_dense_bit_for_bit(schedule):
+    dense = run_ranks(trained, 8, toy_config(2, 2, 2, schedule=schedule), 6)
+    identity = run_ranks(trained, 8, toy_config(2, 2, 2, EVERYWHERE, schedule=schedule), 6)
+    for (a_losses, a), (b_losses, b) in zip(dense, identity, strict=True):
+        assert a_losses == b_losses
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def _replicas(compress, steps):
+    """This rank's place, its losses, its parameters, and what it sent by site."""
+    engine = make_engine(toy_config(2, 2, 2, compress))
+    losses = train(engine, steps)
+    mesh = engine.mesh
+    parameters = {name: p.detach().clone() for name, p in engine.parameters.items()}
+    replicated = [name for name in parameters if engine.family.row(name).tp_dim is None]
+    return (mesh.pp_rank, mesh.dp_rank, mesh.tp_rank), losses, parameters, replicated, mesh.wire.take()
+
+
+def test_compressed_replicas_never_drift():
+    results = run_ranks(_replicas, 8, COMPRESSED, 30)
+    by_place = {place: parameters for place, _, parameters, _, _ in results}
+    for (pp, dp, tp), losses, parameters, replicated, _ in results:
+        assert losses == results[0][1]
+        for name, value in parameters.items():
+            assert torch.equal(value, by_place[pp, 0, tp][name]), f"{name} differs between replicas 0 and {dp}"
+        for name in replicated:
+            assert torch.equal(parameters[name], by_place[pp, dp, 0][name]), f"{name} differs over tensor ranks"
+    tied = "embedding.tokens.weight"
+    assert torch.equal(by_place[0, 0, 1][tied], by_place[1, 1, 1][tied])
+
+
+def test_compression_shrinks_what_every_site_sends():
+    dense = run_ranks(_replicas, 8, (), 4)
+    small = run_ranks(_replicas, 8, COMPRESSED, 4)
+    for (*_, sent_dense), (*_, sent_small) in zip(dense, small, strict=True):
+        for site in ("pp.forward", "pp.backward", "tp.forward", "tp.backward"):
+            if site in sent_dense:
+                assert sent_small[site] < sent_dense[site]
+    assert (
+        sum(s.get("pp.forward", 0) for *_, s in dense) == 4 * 4 * 4 * 16 * 32 * 4
+    )  # steps, ranks, micro-batches, T, D, bytes
+
+
+def _world() -> int:
+    return dist.get_world_size()
+
+
+def test_harness_reports_the_failing_rank():
+    with pytest.raises(pytest.fail.Exception, match="rank 1 failed"):
+        run_ranks(_fails_on_rank_one, 2)
+    assert run_ranks(_world, 2) == [2, 2]
+
+
+def _fails_on_rank_one() -> None:
+    assert dist.get_rank() != 1, "on purpose"

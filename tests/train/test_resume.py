@@ -1,0 +1,87 @@
+"""Resumed equals uninterrupted, bit for bit, codec state included; another layout loads the same weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mcc.ckpt import native
+from mcc.core.errors import MccError
+from mcc.core.events import SILENT
+from mcc.train import checkpoint
+from tests.ranks import run_ranks
+from tests.train.test_identity import COMPRESSED
+from tests.train.toy import make_engine, toy_config, train, whole_parameters, with_run
+
+
+def _uninterrupted(config, steps):
+    engine = make_engine(config)
+    return train(engine, steps), whole_parameters(engine)
+
+
+def _train_and_save(config, steps):
+    engine = make_engine(config)
+    losses = train(engine, steps)
+    checkpoint.save(engine, '{"a": "tokenizer"}')
+    return losses
+
+
+def _resume(config, steps):
+    engine = make_engine(config)
+    checkpoint.resume(engine, native.latest(Path(config.run.save)), SILENT)
+    start = engine.iteration
+    return start, train(engine, steps), whole_parameters(engine)
+
+
+@pytest.mark.parametrize("compress", [(), COMPRESSED], ids=["dense", "compressed"])
+def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path, compress):
+    config = with_run(toy_config(2, 2, 2, compress), save=str(tmp_path))
+    whole = run_ranks(_uninterrupted, 8, config, 7)
+    first = run_ranks(_train_and_save, 8, config, 4)
+    second = run_ranks(_resume, 8, config, 3)
+    for (losses, parameters), before, (start, after, resumed) in zip(whole, first, second, strict=True):
+        assert start == 4
+        assert before + after == losses
+        assert all(torch.equal(parameters[name], resumed[name]) for name in parameters)
+
+
+@pytest.mark.parametrize("layout", [(1, 1, 1), (4, 1, 1), (1, 4, 1), (2, 1, 2)])
+def test_any_layout_resumes_any_other(tmp_path, layout):
+    """The padded vocabulary differs between these layouts, too."""
+    config = with_run(toy_config(2, 2, 2), save=str(tmp_path))
+    run_ranks(_train_and_save, 8, config, 3)
+    same = run_ranks(_resume, 8, config, 3)[0]
+    tp, pp, dp = layout
+    other = run_ranks(_resume, tp * pp * dp, with_run(toy_config(tp, pp, dp), save=str(tmp_path)), 3)[0]
+    assert other[1] == pytest.approx(same[1], abs=1e-5)
+    for name, value in same[2].items():
+        assert (other[2][name] - value).norm() / value.norm() < 1e-4, name
+
+
+def test_a_damaged_checkpoint_is_refused_in_one_line(tmp_path):
+    config = with_run(toy_config(), save=str(tmp_path))
+    run_ranks(_train_and_save, 1, config, 2)
+    (data,) = native.latest(tmp_path).glob("*.distcp")
+    data.write_bytes(data.read_bytes()[:100])
+    (what,) = run_ranks(_resume_error, 1, config)
+    assert "cannot read checkpoint" in what
+    assert "\n" not in what
+
+
+def _resume_error(config):
+    with pytest.raises(MccError) as caught:
+        _resume(config, 1)
+    return caught.value.what
+
+
+def test_unfinished_checkpoints_are_not_taken(tmp_path):
+    config = with_run(toy_config(), save=str(tmp_path))
+    assert native.latest(tmp_path) is None
+    run_ranks(_train_and_save, 1, config, 2)
+    folder = native.latest(tmp_path)
+    assert folder.name == "iter_0000002"
+    (folder / native.MANIFEST).unlink()
+    with pytest.raises(MccError, match="not a complete checkpoint"):
+        native.latest(tmp_path)
