@@ -5,26 +5,24 @@ One defect of some forks is not copied: with `append_eod` the end-of-document to
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mcc.core.config import option
-from mcc.core.errors import MccError, UsageError
+from mcc.core.errors import UsageError
 from mcc.core.events import SILENT, Reporter
 from mcc.data.documents import ReadConfig
 from mcc.data.indexed import IndexedWriter, token_dtype
 from mcc.data.step import Step, StepReport
 from mcc.data.tokenizer import TextTokenizer, load_tokenizer
+from mcc.data.workers import ordered_map
 
 # A batch ends after this many characters: large enough to keep a worker busy, small enough to bound memory.
 _BATCH_CHARS = 1 << 20
@@ -60,10 +58,6 @@ class PreprocessReport(StepReport):
 
 # For one key: the tokens of a batch end to end, and the length of each document.
 Encoded = tuple[NDArray[Any], list[int]]
-
-
-class _Batches(Protocol):
-    def __call__(self, texts: list[list[str]]) -> list[Encoded]: ...
 
 
 def document_prefix(prefix: str | Path, key: str = "text") -> Path:
@@ -114,7 +108,8 @@ def preprocess(
     with ExitStack() as stack:
         stack.enter_context(step)
         writers = [stack.enter_context(IndexedWriter(prefixes[key], dtype)) for key in keys]
-        for batch in _encoded(_batches(step, keys), loaded, eod, config.workers, stack):
+        make = partial(_encoder, loaded.source, eod)
+        for batch in ordered_map(make, _batches(step, keys), config.workers):
             for writer, (flat, lengths) in zip(writers, batch, strict=True):
                 _write(writer, flat, lengths)
     tokens = {key: writer.tokens for key, writer in zip(keys, writers, strict=True)}
@@ -161,48 +156,6 @@ def _batches(step: Step, keys: Sequence[str]) -> Iterator[list[list[str]]]:
         yield texts
 
 
-def _encoded(
-    batches: Iterator[list[list[str]]], tokenizer: TextTokenizer, eod: int | None, workers: int, stack: ExitStack
-) -> Iterator[list[Encoded]]:
-    """`encode_batch` of every batch, in order, by `workers` processes."""
-    if workers == 1:
-        yield from map(partial(encode_batch, tokenizer, eod), batches)
-        return
-    pool = stack.enter_context(_pool(workers, tokenizer.source, eod))
-    # Pool.imap would read all input at once; a window keeps memory bounded.
-    window: deque[Any] = deque()
-    for batch in batches:
-        window.append(pool.apply_async(_work, (batch,)))
-        if len(window) > 2 * workers:
-            yield window.popleft().get()
-    while window:
-        yield window.popleft().get()
-
-
-@contextmanager
-def _pool(workers: int, source: Path, eod: int | None) -> Iterator[Any]:
-    # Started afresh, not forked: the tokenizer library has threads of its own.
-    pool = multiprocessing.get_context("spawn").Pool(workers, _start_worker, (source, eod))
-    try:
-        yield pool
-    finally:
-        pool.terminate()
-        pool.join()
-
-
-_worker_encode: _Batches | None = None
-
-
-def _start_worker(source: Path, eod: int | None) -> None:
-    global _worker_encode
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one process, one core
-    try:
-        _worker_encode = partial(encode_batch, load_tokenizer(source), eod)
-    except MccError:
-        _worker_encode = None
-
-
-def _work(texts: list[list[str]]) -> list[Encoded]:
-    if _worker_encode is None:
-        raise MccError("a worker process could not read the tokenizer", "did its file change?")
-    return _worker_encode(texts)
+def _encoder(source: Path, eod: int | None) -> Callable[[list[list[str]]], list[Encoded]]:
+    """`encode_batch` with the tokenizer of `source`, for a worker process."""
+    return partial(encode_batch, load_tokenizer(source), eod)

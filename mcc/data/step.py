@@ -199,12 +199,21 @@ class Step:
         self.documents_out += 1
         self.chars_out += len(record[self.reader.config.keys[0]])
 
-    def reject(self, record: Record, kind: str, reason: str) -> None:
-        """Set `record` aside; `kind` is counted, `reason` (one line) is written beside the record."""
+    def write_line(self, line: bytes) -> None:
+        """Keep a record that is JSON already; its characters are not counted."""
+        assert self._writer is not None
+        self._writer.write_line(line)
+        self.documents_out += 1
+
+    def reject(self, record: Record, kind: str, reason: str, *, where: str | None = None) -> None:
+        """Set `record` aside; `kind` is counted, `reason` (one line) is written beside the record.
+
+        `where` (`FILE:LINE`) is the record's place if it is not the one read last.
+        """
         self.rejected[kind] += 1
         if self._rejects is not None:
             self._rejects_used = True
-            self._rejects.write({"reason": f"{kind}: {reason}", "where": self.reader.where, **record})
+            self._rejects.write({"reason": f"{kind}: {reason}", "where": where or self.reader.where, **record})
 
     def report(self, cls: Callable[..., Report], **more: Any) -> Report:
         """The report of a finished step; call it after the `with` block."""

@@ -1,0 +1,61 @@
+"""Work spread over processes, in order and with bounded memory."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from mcc.core.errors import MccError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# What a worker process applies to every item; made once, when it starts.
+_function: Callable[[Any], Any] | None = None
+
+
+def ordered_map(make: Callable[[], Callable[[Item], Result]], items: Iterable[Item], workers: int) -> Iterator[Result]:
+    """`make()` applied to every item, the results in the items' order.
+
+    Args:
+        make: called once in each process; must be picklable when `workers` > 1.
+        items: read no further ahead than two items a worker, so that memory does not grow with the corpus.
+        workers: processes; with 1 all happens here.
+
+    Raises:
+        MccError: a worker process died (killed, or out of memory).
+    """
+    if workers == 1:
+        yield from map(make(), items)
+        return
+    # Started afresh, not forked: some libraries have threads of their own, which do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(make,))
+    window: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            window.append(pool.submit(_apply, item))
+            if len(window) > 2 * workers:
+                yield window.popleft().result()
+        while window:
+            yield window.popleft().result()
+    except BrokenProcessPool as error:
+        raise MccError("a worker process died", "was it killed, or out of memory? try fewer workers") from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start(make: Callable[[], Callable[[Any], Any]]) -> None:
+    global _function
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one process, one core
+    _function = make()
+
+
+def _apply(item: Any) -> Any:
+    assert _function is not None
+    return _function(item)
