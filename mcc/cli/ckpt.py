@@ -25,7 +25,7 @@ _Source = Annotated[Path, typer.Argument(metavar="PATH", help="A checkpoint, or 
 _Output = Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write; it appears when it is complete.")]
 _From = Annotated[str | None, typer.Option("--from", metavar="FORMAT", help="Format of PATH, instead of detecting it.")]
 _Dtype = Annotated[
-    str | None, typer.Option(metavar="DTYPE", help="float32, float16, bfloat16 or float64 [default: as stored].")
+    str | None, typer.Option(metavar="DTYPE", help="float32, float16, bfloat16 or float64.", show_default="as stored")
 ]
 _Force = Annotated[bool, typer.Option("--force", help="Replace OUT if it is there.")]
 _Version = Annotated[
