@@ -41,6 +41,17 @@ def test_reference_library_reads_ours(tmp_path: Path) -> None:
     assert size == sum(tensor.nbytes for tensor in TENSORS.values())
 
 
+def test_every_tensor_starts_at_a_multiple_of_its_item_size(tmp_path: Path) -> None:
+    """So that a reader may map the file and use the numbers where they are."""
+    write_tensors(tmp_path, entries(TENSORS))
+    data = (tmp_path / "model.safetensors").read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    assert length % 8 == 0
+    header = json.loads(data[8 : 8 + length])
+    for name, tensor in TENSORS.items():
+        assert header[name]["data_offsets"][0] % tensor.itemsize == 0, name
+
+
 def test_ours_reads_the_reference_library(tmp_path: Path) -> None:
     contiguous = {name: tensor.contiguous() for name, tensor in TENSORS.items()}
     safetensors.torch.save_file(contiguous, tmp_path / "model.safetensors", metadata={"format": "pt"})
