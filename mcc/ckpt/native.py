@@ -21,6 +21,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
@@ -65,7 +66,7 @@ def save(run: Path, iteration: int, state: dict[str, Any], manifest: Mapping[str
     dist.barrier()
     try:
         dcp.save(state, checkpoint_id=str(temporary))
-    except Exception as error:
+    except (Exception, CheckpointException) as error:  # the latter is no Exception
         raise MccError(f"cannot write checkpoint {final}: {_root(error)}", "is the disk full?") from error
     if leader:
         text = json.dumps({**manifest, "tokenizer": "tokenizer.json" if tokenizer else None}, indent=2)
@@ -122,7 +123,7 @@ def load(folder: Path, state: dict[str, Any]) -> None:
     """
     try:
         dcp.load(state, checkpoint_id=str(folder), no_dist=not dist.is_initialized())
-    except Exception as error:
+    except (Exception, CheckpointException) as error:  # the latter is no Exception
         raise MccError(f"cannot read checkpoint {folder}: {_root(error)}", "take an earlier one") from error
 
 

@@ -94,4 +94,4 @@ def _print_codecs(json: bool) -> None:
         options = [f"{key}={value['default']}" for key, value in entry["options"].items()]
         rows.append([entry["codec"], entry["does"], "\n".join(options), "\n".join(entry["sites"]), entry["source"]])
     console.table("Codecs", ["codec", "does", "options", "sites", "source"], rows)
-    console.table("Sites", ["site", "carries"], list(SITES.items()))
+    console.table("Sites", ["site", "carries"], [[site, what] for site, what in SITES.items()])

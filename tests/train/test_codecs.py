@@ -17,7 +17,7 @@ from mcc.train.compress.spec import parse, parse_all
 # Every codec, with option sets that change its path; a codec without an entry is tested with its defaults.
 VARIANTS = {
     "quantize": ["bits=1", "bits=3,scale=channel", "bits=4,scale=block,block=7", "bits=8,scale=tensor", "bits=6"],
-    "powersgd": ["rank=2", "rank=3,dtype=bf16", "rank=2,warm_start=false", "rank=99"],
+    "powersgd": ["rank=2", "rank=3,bits=16", "rank=3,bits=8", "rank=2,warm_start=false", "rank=99"],
 }
 TEXTS = [
     f"pp.forward={name}:{options}{feedback}"

@@ -11,7 +11,7 @@ import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -19,9 +19,13 @@ from torch import Tensor
 from mcc.core.config import option
 from mcc.core.errors import UsageError
 from mcc.train.compress.codec import Codec, Context, Payload, TensorSpec
+from mcc.train.compress.codecs.none import Identity
+from mcc.train.compress.codecs.quantize import Quantize, QuantizeOptions
 
 if TYPE_CHECKING:
     from mcc.train.compress.collective import Collective
+
+_SUMMED = ("tp.forward", "tp.backward", "dp.grad")  # sites where the factors are added over ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +33,14 @@ class PowerSGDOptions:
     """Options of `powersgd`."""
 
     rank: int = option(4, "low rank r of the approximation")
-    dtype: Literal["fp32", "bf16"] = option("fp32", "what the factors are sent in")
+    bits: int = option(32, "bits a value of the factors: 32, 16 (bfloat16), or 1 to 8 (quantised, a scale a column)")
     warm_start: bool = option(True, "begin each step from the last step's factor")
 
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise UsageError(f"powersgd: rank = {self.rank} must be at least 1")
+        if self.bits not in (32, 16, *range(1, 9)):
+            raise UsageError(f"powersgd: bits = {self.bits} is not 32, 16 or in 1..8")
 
 
 class PowerSGD(Codec):
@@ -50,25 +56,33 @@ class PowerSGD(Codec):
         self.m = spec.shape[-1] if spec.shape else 1
         self.n = math.prod(spec.shape) // max(self.m, 1)
         self.low_rank = min(options.rank, self.n, self.m)
-        self.dtype = torch.bfloat16 if options.dtype == "bf16" else torch.float32
+        self.dtype = torch.bfloat16 if options.bits == 16 else torch.float32
+        shapes = [(self.n, self.low_rank), (self.m, self.low_rank)]
+        self.factors = [_factor_codec(options.bits, shape, self.dtype, key) for shape in shapes]
         self.q_mr = self._start()
 
+    @classmethod
+    def refusal(cls, site: str, options: PowerSGDOptions) -> str | None:
+        if options.bits < 16 and site in _SUMMED:
+            return f"factors of {options.bits} bits cannot be added over ranks, as {site} does: bits=16 or 32"
+        return None
+
     def payload(self) -> tuple[TensorSpec, ...]:
-        return (
-            TensorSpec((self.n, self.low_rank), self.dtype),
-            TensorSpec((self.m, self.low_rank), self.dtype),
-        )
+        return tuple(spec for factor in self.factors for spec in factor.payload())
 
     def encode(self, x: Tensor, context: Context) -> Payload:
         matrix = x.reshape(self.n, self.m).float()
-        p_nr = orthonormal(matrix @ self._factor()).to(self.dtype)
-        q_mr = (matrix.T @ p_nr.float()).to(self.dtype)
+        sent_p = self.factors[0].encode(orthonormal(matrix @ self._factor()).to(self.dtype), context)
+        p_nr = self.factors[0].decode(sent_p, context).float()  # as the receiver sees it, so that Q makes up for it
+        q_mr = matrix.T @ p_nr
         self._remember(q_mr)
-        return p_nr, q_mr
+        return *sent_p, *self.factors[1].encode(q_mr.to(self.dtype), context)
 
     def decode(self, payload: Payload, context: Context) -> Tensor:
-        p_nr, q_mr = payload
-        return (p_nr.float() @ q_mr.float().T).view(self.spec.shape).to(self.spec.dtype)
+        half = len(payload) // 2
+        p_nr = self.factors[0].decode(payload[:half], context).float()
+        q_mr = self.factors[1].decode(payload[half:], context).float()
+        return (p_nr @ q_mr.T).view(self.spec.shape).to(self.spec.dtype)
 
     @classmethod
     def all_reduce(
@@ -83,7 +97,7 @@ class PowerSGD(Codec):
         sums = []
         for codec, p, q in zip(streams, ps, qs, strict=True):
             codec._remember(q)
-            sums.append(codec.decode((p, q), context))
+            sums.append((p @ q.float().T).view(codec.spec.shape).to(codec.spec.dtype))
         return sums
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -105,6 +119,13 @@ class PowerSGD(Codec):
     def _remember(self, q_mr: Tensor) -> None:
         if self.options.warm_start:
             self.q_mr = q_mr.float().clone()
+
+
+def _factor_codec(bits: int, shape: tuple[int, int], dtype: torch.dtype, key: str) -> Codec:
+    spec = TensorSpec(shape, dtype)
+    if bits >= 16:
+        return Identity(Identity.Options(), spec, key)
+    return Quantize(QuantizeOptions(bits=bits, scale="channel"), spec, key)
 
 
 def orthonormal(p_nr: Tensor) -> Tensor:
