@@ -86,7 +86,11 @@ def _required() -> tuple[dict[str, dict[str, Any]], list[str]]:
             continue
         version = _version(need.name)
         fits = version is not None and need.specifier.contains(version, prereleases=True)
-        found[need.name] = {"version": version, "range": str(need.specifier), "ok": fits}
+        found[need.name] = {
+            "version": version,
+            "range": ",".join(sorted(map(str, need.specifier), reverse=True)),
+            "ok": fits,
+        }
         if version is None:
             problems.append(f"{need.name} is not installed")
         elif not fits:

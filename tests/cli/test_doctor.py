@@ -30,7 +30,7 @@ def test_this_machine_is_fit(capsys: pytest.CaptureFixture[str]) -> None:
     assert "gloo" in found["torch"]["backends"]
     assert found["machine"]["cores"] >= 1
     assert found["machine"]["memory_bytes"] > 2**28
-    assert found["required"]["torch"]["range"] == "<2.14,>=2.11"
+    assert found["required"]["torch"]["range"] == ">=2.11,<2.14"
     assert all(part["ok"] for part in found["required"].values())
     assert set(found["optional"]) == {"apex", "triton", "ray", "zstandard"}
     assert main(["doctor"]) == 0
