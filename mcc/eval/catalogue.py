@@ -95,7 +95,7 @@ def _local(name: str, file: Path, num_fewshot: int | None) -> Entry:
     if num_fewshot and num_fewshot >= len(documents):
         raise MccError(
             f"{file} has {len(documents)} documents: too few for {num_fewshot} examples beside the one that is scored",
-            "--num-fewshot 0",
+            f"--num-fewshot {len(documents) - 1} at most",
         )
     import datasets
     from lm_eval.api.task import ConfigurableTask

@@ -36,7 +36,7 @@ _CUT, _CUT_REACH = re.compile(r"\S(?=[ \t\r\n])"), 1 << 14
 # Windows are gathered and sorted by length this many tokens at a time.
 _GATHERED_TOKENS = 1 << 18
 # Marks of a tokenized text, which a model of natural text should not be scored on.
-_TOKENIZED = re.compile(r" @[-,.]@ |<unk>")
+_TOKENIZED = re.compile(r" @[-,.]@ ")
 # The largest exponent whose power is a float.
 _MOST_NATS = 700.0
 
@@ -241,7 +241,7 @@ class _Texts:
             self.words += len(piece.strip().split(" "))
             return
         if self.words == 0 and _TOKENIZED.search(piece):
-            self.reporter.warn(f"{self.file} looks tokenized (@-@, <unk>): score it with --detokenize wikitext")
+            self.reporter.warn(f"{self.file} looks tokenized (@-@, @,@): score it with --detokenize wikitext")
         self.words += len(piece.split())
 
     def _plain(self) -> Iterator[str]:
