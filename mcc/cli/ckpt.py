@@ -21,6 +21,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
+# More differing tensors than this are for --json.
+_SHOWN_DIFFERENCES = 20
+
 _Source = Annotated[Path, typer.Argument(metavar="PATH", help="A checkpoint, or a training run's folder.")]
 _Output = Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write; it appears when it is complete.")]
 _From = Annotated[str | None, typer.Option("--from", metavar="FORMAT", help="Format of PATH, instead of detecting it.")]
@@ -191,16 +194,18 @@ def diff(
         )
     else:
         shown = sorted((row for row in found.tensors if row.max_abs or row.note), key=lambda row: -row.max_abs)
-        rows: list[tuple[object, ...]] = [(row.name, row.max_abs, row.max_rel, row.note) for row in shown]
+        rows: list[tuple[object, ...]] = [
+            (row.name, row.max_abs, row.max_rel, row.note) for row in shown[:_SHOWN_DIFFERENCES]
+        ]
         rows += [
             (name, None, None, f"only in {side}")
             for side, names in ((a, found.only_a), (b, found.only_b))
             for name in names
         ]
-        equal = len(found.tensors) - len(shown)
-        console.table(
-            f"{len(found.tensors)} tensors compared, {equal} identical", ("tensor", "max abs", "max rel", "note"), rows
-        )
+        title = f"{len(found.tensors)} tensors compared, {len(found.tensors) - len(shown)} identical"
+        if len(shown) > _SHOWN_DIFFERENCES:
+            title += f"; the {_SHOWN_DIFFERENCES} that differ most"
+        console.table(title, ("tensor", "max abs", "max rel", "note"), rows)
     if missing:
         raise MccError(f"{len(missing)} tensors are in one checkpoint only, {missing[0]} for one")
     if over:

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +16,24 @@ from mcc.models.base.config import ModelConfig
 from tests.ckpt.models import InMemory, assert_same_tensors
 
 LAYERS, HEADS = 4, 4
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "checkpoints.md"
+
+
+@pytest.mark.parametrize("target", formats.names())
+@pytest.mark.parametrize("origin", formats.names())
+def test_every_format_to_every_format(tmp_path: Path, origin: str, target: str) -> None:
+    """Each cell of the table in docs/checkpoints.md."""
+    model = InMemory()
+    formats.get(origin)().write(model, tmp_path / "a")
+    formats.get(target)().write(open_checkpoint(tmp_path / "a"), tmp_path / "b")
+    assert_same_tensors(open_checkpoint(tmp_path / "b", target), model)
+
+
+def test_the_document_has_every_format() -> None:
+    rows = [line.split("|")[1].strip() for line in DOCUMENT.read_text(encoding="utf-8").splitlines() if "|" in line]
+    for name in formats.names():
+        assert f"`{name}`" in rows, f"docs/checkpoints.md lacks a row for {name}"
 
 
 @st.composite
