@@ -64,8 +64,7 @@ def open_input(path: Path) -> IO[bytes]:
     if suffix == ".bz2":
         return bz2.open(path, "rb")
     if suffix == ".zst":
-        stream = _zstandard().ZstdDecompressor().stream_reader(path.open("rb"), read_across_frames=True, closefd=True)
-        return io.BufferedReader(stream, _BUFFER_BYTES)
+        return io.BufferedReader(_Zstandard(path), _BUFFER_BYTES)
     return path.open("rb", buffering=_BUFFER_BYTES)
 
 
@@ -91,6 +90,40 @@ class _Gzip(gzip.GzipFile):
     def close(self) -> None:
         super().close()
         self._raw.close()
+
+
+class _Zstandard(io.RawIOBase):
+    """Frames of zstandard one after the other. The package's own reader takes a cut-off frame for the end."""
+
+    def __init__(self, path: Path) -> None:
+        self._new = _zstandard().ZstdDecompressor().decompressobj
+        self._file = path.open("rb", buffering=0)
+        self._frame = self._new()
+        self._inside = False
+        self._ready = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready:
+            packed = self._frame.unused_data or self._file.read(_BUFFER_BYTES)
+            if not packed:
+                if self._inside:
+                    raise EOFError("a frame has no end")
+                return 0
+            if self._frame.eof:
+                self._frame = self._new()
+            self._ready = memoryview(self._frame.decompress(packed))
+            self._inside = not self._frame.eof
+        count = min(len(buffer), len(self._ready))
+        buffer[:count] = self._ready[:count]
+        self._ready = self._ready[count:]
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def lines(path: Path) -> Iterator[tuple[int, bytes]]:
