@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -103,3 +104,16 @@ def test_continuations_that_cannot_be_scored_are_refused(loaded: Loaded, corpus:
         lm.loglikelihood(requests("loglikelihood", [("a", corpus[:400])]))
     with pytest.raises(MccError, match="test, document 0: the continuation is empty"):
         lm.loglikelihood(requests("loglikelihood", [("a", "")]))
+
+
+def test_generation_ends_with_the_text(loaded: Loaded, passages: list[str]) -> None:
+    """A token that the model does choose is made the end of text: what was written stops there."""
+    lm = MccLM(loaded.model, copy.copy(loaded.tokenizer))
+    request = requests("generate_until", [(passages[0], {"max_gen_toks": 12})])
+    context, written = lm.tok_encode(passages[0])[-36:], []
+    for _ in range(12):
+        written.append(*lm.scorer.next_tokens([context + written]))
+    lm.tokenizer.eos_id = written[4]
+    end = written.index(written[4])
+    assert lm.generate_until(request) == [lm.tokenizer.decode(written[: end + 1])]
+    assert end < 11
