@@ -28,29 +28,33 @@ FILE_NAMES = frozenset({"file", "image", "media"})
 CATEGORY_NAMES = frozenset({"category"})
 
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
-_NOWIKI = re.compile(r"<nowiki\s*>(.*?)</nowiki\s*>|<nowiki\s*/>", re.DOTALL | re.IGNORECASE)
+_NOWIKI = re.compile(r"<nowiki\s*>((?:(?!<nowiki).)*?)</nowiki\s*>|<nowiki\s*/>", re.DOTALL | re.IGNORECASE)
 # The text between these tags is not prose.
-_DROPPED = "ref|references|math|chem|gallery|timeline|imagemap|score|hiero|syntaxhighlight|source|graph|mapframe"
-_EMPTY_ELEMENT = re.compile(rf"<(?:{_DROPPED})\b[^<>]*/>", re.IGNORECASE)
-_ELEMENT = re.compile(rf"<({_DROPPED})\b[^<>]*>.*?</\1\s*>", re.DOTALL | re.IGNORECASE)
-# One that never ends takes the rest of its line only.
-_OPEN_ELEMENT = re.compile(rf"</?(?:{_DROPPED})\b[^\n]*", re.IGNORECASE)
+_DROPPED = re.compile(
+    r"<(/?)(ref|references|math|chem|gallery|timeline|imagemap|score|hiero|syntaxhighlight|source|graph|mapframe)"
+    r"\b[^<>]*?(/?)>",
+    re.IGNORECASE,
+)
 _BREAK = re.compile(r"<(?:br|hr|/?p|/?li|/?div|/?blockquote)\b[^<>]*>", re.IGNORECASE)
 _TAG = re.compile(r"</?[a-zA-Z][a-zA-Z0-9]*(?:\s[^<>]*)?/?>")
 # A table's `|}` is not the end `|}}` of a template whose last argument is empty.
 _TOKEN = re.compile(r"\{\{|\}\}|\[\[|\]\]|^[ :*#;]*\{\|(?!\})|^\s*\|\}(?!\})", re.MULTILINE)
-_EXTERNAL = re.compile(r"\[(?:https?:|ftp:|mailto:|news:)?//[^\s\]]*[ \t]*([^\]\n]*)\]|\[mailto:\S+ ([^\]\n]*)\]")
+_EXTERNAL = re.compile(
+    r"\[(?:https?:|ftp:|mailto:|news:)?//[^\s\[\]]*[ \t]*([^\[\]\n]*)\]|\[mailto:[^\s\[\]]+ ([^\[\]\n]*)\]"
+)
 _QUOTES = re.compile(r"'{2,5}")
+# Deeper than any page nests; marks beyond are dropped, so that a page of nothing but marks stays quick.
+_MAX_DEPTH = 100
 _MAGIC = re.compile(r"__[A-Z]{3,}__")
 _HEADING = re.compile(r"^(={1,6})\s*(.+?)\s*\1\s*$")
 _NAMED = re.compile(r"\s*[a-zA-Z][\w-]*\s*=")
 _LANGUAGE_LINK = re.compile(r"^[a-z]{2,3}(?:-[a-z]+)?$")
-_EMPTY_PARENTHESES = re.compile(r"[ \t]*\(\s*(?:[,;:/–-]\s*)*\)")
+_EMPTY_PARENTHESES = re.compile(r" ?\(\s*(?:[,;:/–-]\s*)*\)")
 _OPEN_PARENTHESIS = re.compile(r"\(\s*(?:[,;]\s*)+")
 _SPACES = re.compile(r"[ \t\u00a0\u2009\u202f]+")
 _COMMAS = re.compile(r",(?:\s*,)+")
 _SPACE_BEFORE = re.compile(r" +([,;)]|\.(?![\w.]))")
-_LEFTOVER = re.compile(r"\{\{+|\}\}+|\{\||\|\}|\[\[|\]\]|</?ref\b[^>\n]*>?", re.IGNORECASE)
+_LEFTOVER = re.compile(r"\{\{+|\}\}+|\{\||\|\}|\[\[|\]\]|</?ref[^>\n]*>?", re.IGNORECASE)
 
 
 def clean(
@@ -75,9 +79,7 @@ def clean(
     if "<" in text:
         text = _COMMENT.sub("", text)
         text = _NOWIKI.sub(lambda found: html.escape(found[1] or "").replace("[", "&#91;").replace("{", "&#123;"), text)
-        text = _EMPTY_ELEMENT.sub("", text)
-        text = _ELEMENT.sub("", text)
-        text = _OPEN_ELEMENT.sub("", text)
+        text = _without_elements(text)
     text = _resolve(text, frozenset(files), frozenset(categories))
     text = _EXTERNAL.sub(lambda found: found[1] or found[2] or "", text)
     if "<" in text:
@@ -85,10 +87,40 @@ def clean(
     text = _MAGIC.sub("", _QUOTES.sub("", text))
     text = html.unescape(text)
     text = _LEFTOVER.sub("", text)
-    text = _EMPTY_PARENTHESES.sub("", text)
-    text = _OPEN_PARENTHESIS.sub("(", text)
+    text = _SPACES.sub(" ", text)
+    text = _OPEN_PARENTHESIS.sub("(", _EMPTY_PARENTHESES.sub("", text))
     text = _COMMAS.sub(",", _SPACE_BEFORE.sub(r"\1", _SPACES.sub(" ", text)))
     return _lines(text, config)
+
+
+def _without_elements(text: str) -> str:
+    """`text` without references, formulas and the like. One that never ends takes the rest of its line only."""
+    tags = list(_DROPPED.finditer(text))
+    if not tags:
+        return text
+    last_end = {tag[2].lower(): tag.start() for tag in tags if tag[1]}
+    pieces: list[str] = []
+    position = 0
+    inside: str | None = None
+    for tag in tags:
+        name = tag[2].lower()
+        if tag.start() < position:
+            continue
+        if inside is not None:
+            if tag[1] and name == inside:
+                inside, position = None, tag.end()
+            continue
+        pieces.append(text[position : tag.start()])
+        position = tag.end()
+        if tag[1] or tag[3]:
+            continue
+        if last_end.get(name, -1) > tag.start():
+            inside = name
+        else:
+            line_end = text.find("\n", position)
+            position = len(text) if line_end < 0 else line_end
+    pieces.append(text[position:])
+    return "".join(pieces)
 
 
 def _resolve(text: str, files: frozenset[str], categories: frozenset[str]) -> str:
@@ -96,11 +128,13 @@ def _resolve(text: str, files: frozenset[str], categories: frozenset[str]) -> st
     pieces: list[str] = []
     # What is open: its kind ("{{", "[[" or "{|") and the pieces of the text around it.
     stack: list[tuple[str, list[str]]] = []
+    open_now = {"{{": 0, "[[": 0, "{|": 0}
     position = 0
 
     def close() -> None:
         nonlocal pieces
         kind, around = stack.pop()
+        open_now[kind] -= 1
         inside = "".join(pieces)
         if kind == "[[":
             around.append(_link(inside, files, categories))
@@ -112,6 +146,7 @@ def _resolve(text: str, files: frozenset[str], categories: frozenset[str]) -> st
         """Close what has no end: a link is its text, a template or table ends at the next blank line."""
         nonlocal pieces
         kind, around = stack.pop()
+        open_now[kind] -= 1
         inside = "".join(pieces)
         around.append(inside if kind == "[[" else inside.partition("\n\n")[2])
         pieces = around
@@ -120,17 +155,17 @@ def _resolve(text: str, files: frozenset[str], categories: frozenset[str]) -> st
         token = found[0].lstrip(" :*#;\n\t")
         pieces.append(text[position : found.start()])
         position = found.end()
-        if token in ("{{", "[[", "{|"):
-            stack.append((token, pieces))
-            pieces = []
+        if token in open_now:
+            if len(stack) < _MAX_DEPTH:
+                stack.append((token, pieces))
+                open_now[token] += 1
+                pieces = []
             continue
         opening = {"}}": "{{", "]]": "[[", "|}": "{|"}[token]
-        kinds = [kind for kind, _ in stack]
-        # A stray `]]` inside a template does not end a link around the template; a link has no end beyond its template.
-        while opening in kinds and kinds[-1] != opening and (token != "]]" or kinds[-1] == "[["):
+        # A stray `]]` inside a template does not end a link around the template; a link ends with its template.
+        while open_now[opening] and stack[-1][0] != opening and (token != "]]" or stack[-1][0] == "[["):
             give_up()
-            kinds.pop()
-        if kinds and kinds[-1] == opening:
+        if stack and stack[-1][0] == opening:
             close()
     pieces.append(text[position:])
     while stack:
@@ -224,7 +259,9 @@ _SHOWN: dict[str, Callable[[list[str]], str]] = {
     **dict.fromkeys(("ndash", "spaced ndash", "snd", "en dash"), lambda values: " – "),
     **dict.fromkeys(("mdash", "em dash", "spd"), lambda values: " — "),
     **dict.fromkeys(("·", "•", "dot", "bullet"), lambda values: " · "),
-    **dict.fromkeys(("hlist", "plainlist", "unbulleted list", "ubl", "flatlist"), ", ".join),
+    **dict.fromkeys(("hlist", "unbulleted list", "ubl"), ", ".join),
+    # What they hold is a list already; it begins on a line of its own.
+    **dict.fromkeys(("plainlist", "flatlist", "columns-list", "columns list"), lambda v: "\n" + _last(v)),
     "pipe": lambda values: "|",
     "'": lambda values: "'",
     **dict.fromkeys(("circa", "c.", "c"), lambda values: f"c. {values[0]}" if values else "c."),

@@ -7,7 +7,6 @@ import re
 from mcc.data.filtering import Filter, NoOptions
 
 _LINE_END = re.compile(r"\r\n?|[\x0b\x0c\x85\u2028\u2029]")
-_TRAILING = re.compile(r"[^\S\n]+(?=\n|\Z)")
 _BLANK_LINES = re.compile(r"\n{3,}")
 # Spaces that only typesetting tells apart, and marks that take no room at all.
 _SPACES = str.maketrans(
@@ -26,4 +25,5 @@ class Whitespace(Filter[NoOptions]):
     def keep(self, text: str) -> str:
         """The text with uniform white space."""
         text = _LINE_END.sub("\n", text.translate(_SPACES))
-        return _BLANK_LINES.sub("\n\n", _TRAILING.sub("", text)).strip("\n")
+        text = "\n".join(line.rstrip() for line in text.split("\n"))
+        return _BLANK_LINES.sub("\n\n", text).strip("\n")
