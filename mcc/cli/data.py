@@ -168,7 +168,10 @@ def _filter_options(settings: list[str]) -> dict[str, dict[str, Any]]:
 
 @app.command()
 def filters(as_json: console.JSON = False) -> None:
-    """List the filters that [cyan]mcc data clean[/] knows, with their options."""
+    """List the filters that [cyan]mcc data clean[/] knows, with their options.
+
+    Example: [cyan]mcc data filters --json[/]
+    """
     from mcc.core.config import settings
     from mcc.data.filtering import FILTERS
 
