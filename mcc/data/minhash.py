@@ -48,7 +48,7 @@ def choose_bands(threshold: float, num_perm: int = 128) -> Bands:
     Candidates are compared exactly, so a needless one costs a moment; a missed one stays in the corpus.
 
     Raises:
-        UsageError: the threshold is not between 0 and 1.
+        UsageError: the threshold is not between 0 and 1, or the signature is too short for it.
     """
     from datasketch import MinHashLSH
 
@@ -56,7 +56,11 @@ def choose_bands(threshold: float, num_perm: int = 128) -> Bands:
         raise UsageError(f"threshold = {threshold} must be above 0 and at most 1")
     if num_perm < 2:
         raise UsageError(f"num_perm = {num_perm} must be at least 2")
-    chosen = MinHashLSH(threshold=threshold, num_perm=num_perm, weights=(0.02, 0.98))
+    try:
+        # Its choice has no solution close to 1; bands for a lower threshold find those documents too.
+        chosen = MinHashLSH(threshold=min(threshold, 0.95), num_perm=num_perm, weights=(0.02, 0.98))
+    except ValueError as error:
+        raise UsageError(f"num_perm = {num_perm} is too small for threshold = {threshold}", "128 is usual") from error
     return Bands(chosen.b, chosen.r)
 
 

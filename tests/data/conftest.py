@@ -33,7 +33,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tokenizer")
     corpus = folder / "corpus.txt"
     corpus.write_text("the quick brown fox jumps over the lazy dog, then it sleeps and dreams of foxes\n" * 50)
-    train_tokenizer([corpus], folder / "tokenizer.json", TokenizerConfig(vocab_size=320))
+    train_tokenizer([corpus], folder / "tokenizer.json", TokenizerConfig(vocab_size=300))
     return folder / "tokenizer.json"
 
 
