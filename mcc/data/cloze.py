@@ -106,7 +106,7 @@ def make_cloze(documents: Iterable[Record], config: ClozeConfig | None = None) -
     kept: list[tuple[int, str]] = []
     seen = candidates = 0
     for record in documents:
-        found = passages(record["text"], config)
+        found = passages(record[config.read.keys[0]], config)
         candidates += len(found)
         for passage in _apart(found, config.per_document, generator):
             seen += 1

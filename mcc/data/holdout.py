@@ -55,7 +55,7 @@ def hold_out(
     kept_apart = 0
     with step, RecordWriter(held_out) as aside:
         for record in step.records():
-            if chosen(record["text"], config):
+            if chosen(record[config.read.keys[0]], config):
                 aside.write(record)
                 kept_apart += 1
             else:
