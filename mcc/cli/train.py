@@ -76,7 +76,7 @@ def _print_codecs(json: bool) -> None:
     from mcc.train.compress.codec import codecs
     from mcc.train.compress.spec import SITES
 
-    found = [
+    found: list[dict[str, Any]] = [
         {
             "codec": name,
             "does": codecs.describe(name),

@@ -26,11 +26,11 @@ def prepare(config: TrainConfig, world_size: int) -> tuple[TrainConfig, str | No
     """
     families.get(config.model.family)
     parse_all(config.compress)
+    _check_folders(config)
     config, tokenizer = _model(config)
     dp = config.parallel.replicas(world_size)
     config = dataclasses.replace(config, parallel=dataclasses.replace(config.parallel, dp=dp))
     _check_layout(config, dp)
-    _check_folder(config)
     training_batches(config, 0, dp)
     held_out_batches(config, 0, dp)
     return config, tokenizer
@@ -75,7 +75,7 @@ def _check_layout(config: TrainConfig, dp: int) -> None:
         check_microbatches(parallel.schedule, microbatches, parallel.pp)
 
 
-def _check_folder(config: TrainConfig) -> None:
+def _check_folders(config: TrainConfig) -> None:
     if not config.data.data_path:
         raise UsageError("no training data", "--data-path PREFIX, as `mcc data preprocess` wrote it")
     IndexedDataset(config.data.data_path)
