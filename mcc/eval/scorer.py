@@ -107,13 +107,8 @@ class Scorer:
         longest = max(len(sequence) for sequence in sequences)
         assert 0 < longest <= self.max_length, f"{longest} tokens do not fit the context of {self.max_length}"
         padded = [sequence + [0] * (longest - len(sequence)) for sequence in sequences]
-        assert self.model.embedding is not None
-        x_BTD: Tensor = self.model.embedding(torch.tensor(padded, device=self.device))
-        for layer in self.model.layers.values():
-            x_BTD = layer(x_BTD)
-        return x_BTD
+        return self.model.hidden(torch.tensor(padded, device=self.device))
 
     def _logits(self, rows_ND: Tensor) -> Tensor:
         """Logits [N, V] in float32; rows that pad the vocabulary are no tokens."""
-        assert self.model.embedding is not None and self.model.final_norm is not None
-        return self.model.embedding.logits(self.model.final_norm(rows_ND))[:, : self.vocab_size].float()
+        return self.model.head(rows_ND)[:, : self.vocab_size].float()

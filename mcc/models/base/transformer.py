@@ -150,15 +150,22 @@ class Stage(nn.Module):
         self.final_norm = Norm(config) if last else None
 
     def forward(self, x: Tensor) -> Tensor:
+        x = self.hidden(x)
+        return self.head(x) if self.last else x
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """The hidden states [B, T, D] after this stage's layers."""
         if self.first:
             assert self.embedding is not None
             x = self.embedding(x)
         for layer in self.layers.values():
             x = layer(x)
-        if self.last:
-            assert self.embedding is not None and self.final_norm is not None
-            x = self.embedding.logits(self.final_norm(x))
         return x
+
+    def head(self, x: Tensor) -> Tensor:
+        """Hidden states [..., D] to this rank's logits [..., V/P]: a scorer asks only for the positions it needs."""
+        assert self.embedding is not None and self.final_norm is not None
+        return self.embedding.logits(self.final_norm(x))
 
 
 def scaled_std(config: ModelConfig) -> float:
