@@ -361,6 +361,30 @@ def preprocess(
 
 
 @app.command()
+def holdout(
+    inputs: _Inputs,
+    output: _Output,
+    held_out: Annotated[Path, typer.Option(metavar="FILE", help="File for the documents that are set aside.")],
+    share: Annotated[float | None, typer.Option(help="Share that is set aside \\[default: 0.05].")] = None,
+    seed: _Seed = None,
+    text_key: _Key = None,
+    on_error: _OnError = None,
+    max_errors: _MaxErrors = None,
+    as_json: console.JSON = False,
+) -> None:
+    """Set documents aside to measure on. A document's text and the seed decide, so the order does not matter.
+
+    Example: [cyan]mcc data holdout dedup.jsonl -o pool.jsonl --held-out heldout.jsonl --share 0.05[/]
+    """
+    from mcc.data.holdout import HoldOutConfig, hold_out
+
+    values = _given(share=share, seed=seed)
+    values["read"] = _read((text_key,) if text_key else None, on_error, max_errors)
+    report = hold_out(inputs, output, held_out, build(HoldOutConfig, values), console.reporter())
+    _show(report, as_json, ("documents out", report.documents_out), ("held out", report.held_out))
+
+
+@app.command()
 def cloze(
     inputs: _Inputs,
     output: _Output,

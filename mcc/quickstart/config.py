@@ -31,7 +31,7 @@ class QuickstartConfig:
 
     corpus: tuple[str, ...] = option((), "documents: JSONL, plain text or MediaWiki dumps [Python's own documentation]")
     out: str = option("quickstart", "folder for everything that is made")
-    steps: int = option(200, "optimizer steps of each of the two runs")
+    steps: int = option(160, "optimizer steps of each of the two runs")
     seed: int = option(1234, "seed of everything random")
     vocab_size: int = option(1024, "tokens of the tokenizer that is trained")
     hidden_size: int = option(128, "width of the model")
