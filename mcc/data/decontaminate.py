@@ -14,6 +14,7 @@ import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -158,6 +159,12 @@ class Matcher:
             numbers = np.array([[self._numbers[word] for word in words] for words in rows])
             hashed = (self._values[numbers] * self._powers[:length]).sum(axis=1, dtype=np.uint64)
             self._tables[length][hashed >> self._shift] = True
+
+    def only(self, ngrams: Mapping[str, object]) -> Matcher:
+        """A matcher of some of these n-grams; it shares the tables, which only let a little more through."""
+        chosen = copy(self)
+        chosen.ngrams = ngrams
+        return chosen
 
     def candidates(self, words: Sequence[str]) -> list[tuple[int, int]]:
         """(position, words) of what may be an n-gram: by position, the longest n-gram first, then by length."""
@@ -304,7 +311,7 @@ def decontaminate(
         counts.update(count_matches(record[key], lookup))
     rare = {ngram: task for ngram, task in owner.items() if counts[ngram] < config.key_threshold}
     # Also those that were not met: counting reads on behind a match, which may hide one.
-    matcher = Matcher(rare, config.max_ngram)
+    matcher = lookup.only(rare)
     prefix = "-".join(task.name for task in config.tasks)
     matched: Counter[str] = Counter()
     trimmed = split = dropped = 0

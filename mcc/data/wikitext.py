@@ -49,11 +49,12 @@ _MAGIC = re.compile(r"__[A-Z]{3,}__")
 _HEADING = re.compile(r"^(={1,6})\s*(.+?)\s*\1\s*$")
 _NAMED = re.compile(r"\s*[a-zA-Z][\w-]*\s*=")
 _LANGUAGE_LINK = re.compile(r"^[a-z]{2,3}(?:-[a-z]+)?$")
-_EMPTY_PARENTHESES = re.compile(r" ?\(\s*(?:[,;:/–-]\s*)*\)")
+_EMPTY_PARENTHESES = re.compile(r"\(\s*(?:[,;:/–-]\s*)*\)")
 _OPEN_PARENTHESIS = re.compile(r"\(\s*(?:[,;]\s*)+")
-_SPACES = re.compile(r"[ \t\u00a0\u2009\u202f]+")
+_ODD_SPACES = "\t\u00a0\u2009\u202f"
+_SPACES = re.compile(r"  +")
 _COMMAS = re.compile(r",(?:\s*,)+")
-_SPACE_BEFORE = re.compile(r" +([,;)]|\.(?![\w.]))")
+_SPACE_BEFORE = re.compile(r" (?=[,;)]|\.(?![\w.]))")
 _LEFTOVER = re.compile(r"\{\{+|\}\}+|\{\||\|\}|\[\[|\]\]|</?ref[^>\n]*>?", re.IGNORECASE)
 
 
@@ -86,10 +87,12 @@ def clean(
         text = _TAG.sub("", _BREAK.sub("\n", text))
     text = _MAGIC.sub("", _QUOTES.sub("", text))
     text = html.unescape(text)
-    text = _LEFTOVER.sub("", text)
-    text = _SPACES.sub(" ", text)
+    for space in _ODD_SPACES:
+        text = text.replace(space, " ")
     text = _OPEN_PARENTHESIS.sub("(", _EMPTY_PARENTHESES.sub("", text))
-    text = _COMMAS.sub(",", _SPACE_BEFORE.sub(r"\1", _SPACES.sub(" ", text)))
+    # By a space: what stands on both sides must not become a mark.
+    text = _LEFTOVER.sub(" ", text)
+    text = _COMMAS.sub(",", _SPACE_BEFORE.sub("", _SPACES.sub(" ", text)))
     return _lines(text, config)
 
 
