@@ -25,6 +25,7 @@ _WELL_BELOW = 0.9  # of the unigram entropy
 _NEAR_DENSE = 1.03
 _LEAST_RATIO = 4.0
 _LOGITS_TOLERANCE = 1e-4
+_OVERLAP = 128  # windows side by side: four times quicker than the default, a little above it
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def _score(
     zero = zero_shot(
         merged, ["lambada"], {"lambada": prepared.cloze}, out=folder / run / "zero-shot", reporter=reporter
     )
-    words = perplexity(merged, prepared.held_out_text, reporter=reporter)
+    words = perplexity(merged, prepared.held_out_text, overlap=_OVERLAP, reporter=reporter)
     lines = metrics.read(folder / run)
     steps = [line for line in lines if "loss" in line]
     held_out = [line for line in lines if "heldout_loss" in line]

@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 
 from mcc.core.config import build, plain
-from mcc.core.errors import MccError
+from mcc.core.errors import MccError, UsageError
 from mcc.core.events import SILENT, Reporter
 from mcc.core.ranks import Ranks, from_environment
 from mcc.train.config import TrainConfig
@@ -106,6 +106,8 @@ def join(ranks: Ranks) -> None:
     local = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.world_size))
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, cores // max(1, local)))
+    if "MASTER_ADDR" not in os.environ and int(os.environ.get("SLURM_NNODES", "1")) > 1:
+        raise UsageError("Slurm started ranks on several nodes, but MASTER_ADDR is not set", "set it to the first node")
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     os.environ.setdefault("MASTER_PORT", "29500")
     dist.init_process_group("gloo", rank=ranks.rank, world_size=ranks.world_size, timeout=timedelta(minutes=30))
