@@ -9,7 +9,6 @@ are duplicates of each other and chains of ever less similar documents do not co
 from __future__ import annotations
 
 import os
-import tempfile
 from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -27,7 +26,7 @@ from mcc.core.errors import MccError, UsageError
 from mcc.core.events import SILENT, Reporter
 from mcc.data.documents import ReadConfig, Record
 from mcc.data.minhash import Alphabet, Bands, Signer, choose_bands, jaccard, set_jaccard, shingles
-from mcc.data.step import RecordWriter, Step, StepReport
+from mcc.data.step import RecordWriter, Step, StepReport, work_folder
 
 # Documents kept at hand while their duplicates are looked for.
 _CACHED_DOCUMENTS = 128
@@ -105,8 +104,7 @@ def dedup(
     with ExitStack() as stack:
         writer = stack.enter_context(RecordWriter(duplicates)) if duplicates is not None else None
         stack.enter_context(step)
-        folder = stack.enter_context(tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}."))
-        store = stack.enter_context(_Store(Path(folder), layout.bands))
+        store = stack.enter_context(_Store(stack.enter_context(work_folder(output)), layout.bands))
         _sign(step, store, Signer(layout), config)
         keeper = _Keeper(store, config)
         with reporter.task("dedup: compare", total=len(store), unit="documents") as task:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 import struct
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from mcc.core.config import option
 from mcc.core.errors import UsageError
 from mcc.core.events import SILENT, Reporter
 from mcc.data.documents import ReadConfig
-from mcc.data.step import Step, StepReport
+from mcc.data.step import Step, StepReport, work_folder
 from mcc.data.streams import COMPRESSIONS
 
 _KEY_BITS = 64
@@ -61,9 +60,9 @@ def shuffle(
     step = Step("shuffle", inputs, output, read=config.read, reporter=reporter)
     bits = _bucket_bits(step.reader.paths, config.bucket_bytes)
     with step, ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}."))
+        folder = stack.enter_context(work_folder(output))
         buckets: list[IO[bytes]] = [
-            stack.enter_context((Path(folder) / f"{i}").open("w+b", buffering=1 << 16)) for i in range(1 << bits)
+            stack.enter_context((folder / f"{i}").open("w+b", buffering=1 << 16)) for i in range(1 << bits)
         ]
         for record in step.records():
             place = generator.getrandbits(_KEY_BITS)

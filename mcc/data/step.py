@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +15,7 @@ import orjson
 
 from mcc.core.errors import MccError, UsageError
 from mcc.core.events import SILENT, Reporter, Task
-from mcc.core.files import atomic_path, remove
+from mcc.core.files import atomic_path, partial_path, remove
 from mcc.data.documents import JSONL, ReadConfig, Reader, Record
 from mcc.data.streams import COMPRESSIONS, content_suffix, open_output
 
@@ -94,6 +94,18 @@ def side_path(output: Path, name: str) -> Path:
     for suffix in (*COMPRESSIONS, *JSONL):
         stem = stem.removesuffix(suffix)
     return output.with_name(f"{stem}.{name}.jsonl")
+
+
+@contextmanager
+def work_folder(output: Path) -> Iterator[Path]:
+    """A folder beside `output` for what does not fit into memory. One that a killed run left is taken away."""
+    folder = partial_path(output.with_name(f"{output.name}.work"))
+    remove(folder)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        remove(folder)
 
 
 class Step:

@@ -103,3 +103,12 @@ def test_old_rejects_do_not_outlive_a_run_without(jsonl: Write, tmp_path: Path) 
     assert names(tmp_path) == ["in.jsonl", "out.jsonl"]
     clean([jsonl("in.jsonl", ["long enough"])], tmp_path / "out.jsonl", config, rejects=tmp_path / "r.jsonl")
     assert read(tmp_path / "r.jsonl") == []
+
+
+@pytest.mark.parametrize("run", [shuffle, dedup])
+def test_what_a_killed_run_left_is_taken_away(run: Callable, jsonl: Write, tmp_path: Path) -> None:
+    (tmp_path / ".out.jsonl.work.partial").mkdir()
+    (tmp_path / ".out.jsonl.work.partial" / "0").write_text("half")
+    (tmp_path / ".out.jsonl.partial").write_text("half")
+    run([jsonl("in.jsonl", ["one", "two"])], tmp_path / "out.jsonl")
+    assert names(tmp_path) == ["in.jsonl", "out.jsonl"]
