@@ -44,7 +44,8 @@ def test_embedded_corpus() -> None:
     assert len({record["id"] for record in records}) == len(records)
     assert len({record["text"] for record in records}) > 0.98 * len(records)
     assert not [record["id"] for record in records if record["id"].startswith(("test.", "idlelib", "site-packages"))]
-    assert records == list(python_corpus())
+    some = list(python_corpus(max_chars=200_000))
+    assert some == records[: len(some)]
 
 
 def test_embedded_corpus_is_bounded() -> None:
