@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,7 @@ def test_bad_corpora(tmp_path: Path) -> None:
 
 
 def test_embedded_corpus() -> None:
+    sysconfig.get_path("stdlib")  # loads a module of its own the first time
     before = set(sys.modules)
     records = list(python_corpus())
     loaded = {name for name in set(sys.modules) - before if not name.startswith(("pydoc_data", "encodings"))}
