@@ -83,3 +83,38 @@ def _seconds(words: tuple[str, ...]) -> float:
     start = time.perf_counter()
     subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - start
+
+
+@app.command()
+def codecs(
+    codec: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CODEC[:key=value,...]", help="Codec to time; repeatable \\[a selection]."),
+    ] = None,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ROWSxCOLUMNS", help="Tensor to code; repeatable \\[512x128, 1024x1920]."),
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Times each is run; the median counts.")] = 30,
+    json: JSON = False,
+) -> None:
+    """Time encoding and decoding on one thread, beside a copy of the same tensor.
+
+    Example: mcc bench codecs --codec quantize:bits=4 --codec powersgd:rank=16 --shape 4096x1024
+    """
+    shapes = [_shape(text) for text in shape or ()]
+    from mcc.train.compress.bench import DEFAULT_CODECS, DEFAULT_SHAPES, measure
+
+    found = measure(codec or DEFAULT_CODECS, shapes or DEFAULT_SHAPES, repeats, reporter())
+    if json:
+        print_json(found)
+        return
+    rows = [["x".join(map(str, f.shape)), f.codec, f.ratio, f.encode_gb_s, f.decode_gb_s, f.copy_gb_s] for f in found]
+    table("Codecs, GB/s of fp32 input", ["shape", "codec", "x smaller", "encode", "decode", "copy"], rows)
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    parts = text.lower().split("x")
+    if not all(part.isdigit() and int(part) for part in parts):
+        raise typer.BadParameter(f"{text!r} is not ROWSxCOLUMNS", param_hint="--shape")
+    return tuple(int(part) for part in parts)

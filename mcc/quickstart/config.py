@@ -62,7 +62,7 @@ def training(config: QuickstartConfig, run: str, train: str, held_out: str, comp
             data_path=train, valid_data_path=held_out, tokenizer=str(config.folder / "data" / "tokenizer.json")
         ),
         parallel=ParallelConfig(tp=TP, pp=PP, dp=DP),
-        optim=OptimConfig(lr=3e-3, lr_warmup_iters=max(1, config.steps // 10)),
+        optim=OptimConfig(lr=3e-3, lr_warmup_iters=max(1, config.steps // 10), clip_grad=0.5),
         run=RunConfig(
             micro_batch_size=4,
             global_batch_size=16,
