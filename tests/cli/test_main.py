@@ -184,7 +184,9 @@ def test_a_reader_that_leaves_early_is_no_error(words: list[str]) -> None:
 
 def test_an_interrupted_process_says_so(tmp_path: Path) -> None:
     ready = tmp_path / "ready"
-    code = BIG.format(then=f"import os, time; os.mkdir({str(ready)!r}); time.sleep(60)").replace("100_000", "1")
+    # A shell starts background jobs with this signal ignored, and the tests may be one.
+    hear = "import os, signal, time; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = BIG.format(then=f"{hear}; os.mkdir({str(ready)!r}); time.sleep(60)").replace("100_000", "1")
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as started:
         while not ready.exists() and started.poll() is None:
             time.sleep(0.02)
