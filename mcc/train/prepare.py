@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mcc.ckpt import native
 from mcc.ckpt.format import open_checkpoint
+from mcc.ckpt.layout import check_layout
 from mcc.core.errors import UsageError
 from mcc.data.indexed import IndexedDataset
 from mcc.data.tokenizer import load_tokenizer
@@ -60,16 +61,8 @@ def _model(config: TrainConfig) -> tuple[TrainConfig, str | None]:
 
 
 def _check_layout(config: TrainConfig, dp: int) -> None:
-    model, parallel = config.model, config.parallel
-    if model.num_attention_heads % parallel.tp:
-        raise UsageError(
-            f"tp = {parallel.tp} does not divide num_attention_heads = {model.num_attention_heads}",
-            "every tensor-parallel rank holds whole heads",
-        )
-    if model.ffn_size % parallel.tp:
-        raise UsageError(f"tp = {parallel.tp} does not divide ffn_hidden_size = {model.ffn_size}")
-    if model.num_layers < parallel.pp:
-        raise UsageError(f"pp = {parallel.pp} stages but num_layers = {model.num_layers}", "--pp at most --num-layers")
+    parallel = config.parallel
+    check_layout(config.model, parallel.tp, parallel.pp)
     microbatches = config.run.microbatches(dp)
     if parallel.pp > 1:
         check_microbatches(parallel.schedule, microbatches, parallel.pp)

@@ -30,9 +30,9 @@ def test_identity_equals_dense_bit_for_bit(schedule):
         assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def _replicas(compress, steps):
+def _replicas(config, steps):
     """This rank's place, its losses, its parameters, and what it sent by site."""
-    engine = make_engine(toy_config(2, 2, 2, compress))
+    engine = make_engine(config)
     losses = train(engine, steps)
     mesh = engine.mesh
     parameters = {name: p.detach().clone() for name, p in engine.parameters.items()}
@@ -41,7 +41,7 @@ def _replicas(compress, steps):
 
 
 def test_compressed_replicas_never_drift():
-    results = run_ranks(_replicas, 8, COMPRESSED, 30)
+    results = run_ranks(_replicas, 8, toy_config(2, 2, 2, COMPRESSED), 30)
     by_place = {place: parameters for place, _, parameters, _, _ in results}
     for (pp, dp, tp), losses, parameters, replicated, _ in results:
         assert losses == results[0][1]
@@ -54,8 +54,8 @@ def test_compressed_replicas_never_drift():
 
 
 def test_compression_shrinks_what_every_site_sends():
-    dense = run_ranks(_replicas, 8, (), 4)
-    small = run_ranks(_replicas, 8, COMPRESSED, 4)
+    dense = run_ranks(_replicas, 8, toy_config(2, 2, 2), 4)
+    small = run_ranks(_replicas, 8, toy_config(2, 2, 2, COMPRESSED), 4)
     for (*_, sent_dense), (*_, sent_small) in zip(dense, small, strict=True):
         for site in ("pp.forward", "pp.backward", "tp.forward", "tp.backward"):
             if site in sent_dense:
@@ -77,3 +77,27 @@ def test_harness_reports_the_failing_rank():
 
 def _fails_on_rank_one() -> None:
     assert dist.get_rank() != 1, "on purpose"
+
+
+# Sets that differ in what they cross: codecs that add payloads at every site, two-shot sums over four ranks, 1 bit.
+@pytest.mark.parametrize(
+    ("layout", "compress"),
+    [
+        (
+            (2, 2, 2),
+            ("tp.forward=powersgd:rank=8,feedback=on", "tp.backward=none", "dp.grad=quantize:bits=8,feedback=on"),
+        ),
+        ((4, 2, 1), ("tp.forward=quantize:bits=8", "tp.backward=quantize:bits=8", "pp.forward=powersgd:rank=16")),
+        ((1, 2, 4), ("pp.backward=quantize:bits=3,scale=channel,warmup=0.5", "dp.grad=quantize:bits=4,feedback=on")),
+        ((1, 1, 4), ("dp.grad=quantize:bits=1,scale=block,feedback=on",)),
+    ],
+)
+def test_every_codec_trains_at_every_site(layout, compress):
+    dense = run_ranks(trained, 1, toy_config(), 20)[0][0]
+    results = run_ranks(_replicas, layout[0] * layout[1] * layout[2], toy_config(*layout, compress), 20)
+    losses = results[0][1]
+    assert losses[-1] < dense[0] - 0.2, "it learns"
+    assert losses[-1] == pytest.approx(dense[-1], abs=0.25)
+    by_place = {place: parameters for place, _, parameters, _, _ in results}
+    for (pp, _, tp), _, parameters, _, _ in results:
+        assert all(torch.equal(value, by_place[pp, 0, tp][name]) for name, value in parameters.items())

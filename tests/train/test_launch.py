@@ -137,7 +137,7 @@ def config(prefix: Path, **sections) -> TrainConfig:
     [
         (1, {"parallel": ParallelConfig(tp=2)}, "dp*tp*pp = 1*2*1 = 2 but world size is 1"),
         (8, {"parallel": ParallelConfig(tp=8)}, "tp = 8 does not divide num_attention_heads = 4"),
-        (5, {"parallel": ParallelConfig(pp=5)}, "pp = 5 stages but num_layers = 4"),
+        (5, {"parallel": ParallelConfig(pp=5)}, "pp = 5 is more than num_layers = 4"),
         (3, {}, "global_batch_size = 16 is not a multiple of micro_batch_size*dp = 4*3"),
         (4, {"parallel": ParallelConfig(pp=4), "run": RunConfig(global_batch_size=8)}, "needs at least pp = 4"),
         (1, {"compress": ("tp.forward=lowrank",)}, "unknown codec 'lowrank'"),

@@ -16,14 +16,14 @@ from mcc.ckpt import megatron_tree as tree
 from mcc.ckpt.dtypes import cast, dtype_named
 from mcc.ckpt.foreign import load_foreign
 from mcc.ckpt.format import Format, WriteOptions
-from mcc.ckpt.layout import check_layout, even_stages, shard
+from mcc.ckpt.layout import check_layout, even_stages
 from mcc.ckpt.source import Layout, Meta, Source, expected_shapes
 from mcc.ckpt.tokenizer_files import TOKENIZER, copy_tokenizer, token_ids
 from mcc.core.errors import MccError
 from mcc.core.events import Reporter
 from mcc.models.base.config import ModelConfig
 from mcc.models.base.family import Family, Param, families
-from mcc.models.base.forms import pad_rows
+from mcc.models.base.forms import pad_rows, shard
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -186,7 +186,7 @@ def _shards(
         whole = cast(source.read(name), wanted, name)
         if row.shape[0] == "V":
             whole = pad_rows(whole, config.padded_vocab_size(options.tp))
-        part = shard(whole, row, options.tp, rank)
+        part = shard(whole, row.tp_dim, rank, options.tp)
         if is_qkv(row):
             part = tree.qkv_to(part, version, config.head_dim)
         return part.clone(memory_format=torch.contiguous_format)  # torch.save writes a view's whole storage

@@ -51,6 +51,20 @@ class ModelConfig:
         """Width of the MLP's inner layer."""
         return self.ffn_hidden_size or 4 * self.hidden_size
 
+    def require_tp(self, tp: int) -> None:
+        """Refuse a tensor parallelism that would cut a head or the MLP unevenly.
+
+        Raises:
+            UsageError: `tp` does not divide the heads or the MLP's width.
+        """
+        if self.num_attention_heads % tp:
+            raise UsageError(
+                f"tp = {tp} does not divide num_attention_heads = {self.num_attention_heads}",
+                "every tensor-parallel rank holds whole heads",
+            )
+        if self.ffn_size % tp:
+            raise UsageError(f"tp = {tp} does not divide ffn_hidden_size = {self.ffn_size}")
+
     def padded_vocab_size(self, tp: int = 1) -> int:
         """Rows of the embedding at tensor parallelism `tp` (Megatron-LM's rule).
 

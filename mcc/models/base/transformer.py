@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mcc.core.errors import UsageError
 from mcc.models.base.axis import TensorAxis
 from mcc.models.base.config import ModelConfig
 
@@ -137,13 +136,7 @@ class Stage(nn.Module):
 
     def __init__(self, config: ModelConfig, axis: TensorAxis, layers: range, first: bool, last: bool) -> None:
         super().__init__()
-        if config.num_attention_heads % axis.size:
-            raise UsageError(
-                f"tp = {axis.size} does not divide num_attention_heads = {config.num_attention_heads}",
-                "every tensor-parallel rank holds whole heads",
-            )
-        if config.ffn_size % axis.size:
-            raise UsageError(f"tp = {axis.size} does not divide ffn_hidden_size = {config.ffn_size}")
+        config.require_tp(axis.size)
         self.config, self.axis, self.first, self.last = config, axis, first, last
         self.embedding = Embedding(config, axis, positions=first) if first or last else None
         self.layers = nn.ModuleDict({str(i): Layer(config, axis, i) for i in layers})
