@@ -16,16 +16,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
+from mcc.ckpt.dcp import DcpFolder
 from mcc.core.errors import MccError
 from mcc.core.files import partial_path, remove, write_text
 
@@ -109,18 +107,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def stored(folder: Path) -> dict[str, torch.Size]:
-    """The name and whole shape of every tensor in a checkpoint. Reads no tensor data."""
-    entries = FileSystemReader(str(folder)).read_metadata().state_dict_metadata
-    return {name: entry.size for name, entry in entries.items() if isinstance(entry, TensorStorageMetadata)}
-
-
 def load(folder: Path, state: dict[str, Any]) -> None:
     """Fill the tensors of `state` in place from a checkpoint of any layout. Collective where ranks are up.
 
     Raises:
         MccError: a tensor is missing, of another shape, or its file is damaged.
     """
+    DcpFolder(folder)  # torch unpickles `.metadata` whatever it holds: here it is refused unless it describes tensors
     try:
         dcp.load(state, checkpoint_id=str(folder), no_dist=not dist.is_initialized())
     except (Exception, CheckpointException) as error:  # the latter is no Exception
@@ -129,16 +122,8 @@ def load(folder: Path, state: dict[str, Any]) -> None:
 
 def rank_state(folder: Path, place: str) -> dict[str, Tensor]:
     """The tensors that one place of the layout saved for itself, by name. Not collective."""
-    prefix = f"rank.{place}."
-    entries = FileSystemReader(str(folder)).read_metadata().state_dict_metadata
-    state = {
-        name: torch.empty(entry.size, dtype=entry.properties.dtype)
-        for name, entry in entries.items()
-        if name.startswith(prefix) and isinstance(entry, TensorStorageMetadata)
-    }
-    if state:
-        dcp.load(state, checkpoint_id=str(folder), no_dist=True)
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    prefix, saved = f"rank.{place}.", DcpFolder(folder)
+    return {key.removeprefix(prefix): saved.read(key) for key in saved.stored if key.startswith(prefix)}
 
 
 def _root(error: BaseException) -> str:

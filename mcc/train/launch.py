@@ -77,7 +77,8 @@ def _launch(order: Order, nproc: int) -> None:
 
     if "GLOO_SOCKET_IFNAME" not in os.environ and Path("/sys/class/net/lo").exists():
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    for name in [n for n in logging.root.manager.loggerDict if n.startswith("torch.distributed.elastic")]:
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what ended the run is said once, below
     with tempfile.TemporaryDirectory(prefix="mcc-train-") as scratch:
         written = Path(scratch) / "order.json"
         order = dataclasses.replace(order, failures=Path(scratch) / "failures")

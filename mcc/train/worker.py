@@ -139,6 +139,7 @@ def main() -> None:
     """A rank that the launcher started: silent, its failure is in its account, and it ends when the launcher does."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGTERM)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process: the launcher answers it
     try:
         work(Order.read(Path(sys.argv[1])))
     except MccError as error:
