@@ -53,8 +53,6 @@ def train(
     from mcc.train.launch import run
     from mcc.train.metrics import summary
 
-    if not resolved.run.save and _is_leader():
-        console.reporter().warn("without --save nothing of the run is kept")
     ran = run(resolved, nproc, console.reporter)
     if ran.run.save and _is_leader():
         result = {"save": ran.run.save, **summary(Path(ran.run.save))}

@@ -50,6 +50,8 @@ def run(config: TrainConfig, nproc: int | None = None, reporter: Callable[[], Re
         raise
     if resolved.run.save and (ranks is None or ranks.rank == 0):
         provenance.write(resolved.run.save, plain(resolved), {"seed": resolved.run.seed})
+    if not resolved.run.save and reporter and (ranks is None or ranks.rank == 0):
+        reporter().warn("without --save nothing of the run is kept")
     order = Order(config=resolved, tokenizer=tokenizer, reporter=reporter)
     if world == 1 and ranks is None:
         _alone(order)
