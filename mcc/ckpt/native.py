@@ -24,10 +24,10 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from mcc.ckpt.dcp import DcpFolder
+from mcc.ckpt.manifest import MANIFEST
 from mcc.core.errors import MccError
 from mcc.core.files import partial_path, remove, write_text
 
-MANIFEST = "mcc.json"
 LATEST = "latest"
 
 
@@ -92,19 +92,6 @@ def latest(run: Path) -> Path | None:
     if not (folder / MANIFEST).exists():
         raise MccError(f"{pointer} names {folder.name}, which is not a complete checkpoint", "edit it to name another")
     return folder
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """What `save` wrote as mcc.json.
-
-    Raises:
-        MccError: it is missing or not JSON.
-    """
-    try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise MccError(f"{folder / MANIFEST}: {error}", "the folder is not a native checkpoint") from error
-    return manifest
 
 
 def load(folder: Path, state: dict[str, Any]) -> None:

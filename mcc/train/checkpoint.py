@@ -12,7 +12,9 @@ from torch import Tensor
 
 from mcc.ckpt import native
 from mcc.ckpt.format import open_checkpoint
-from mcc.core.config import build, plain
+from mcc.ckpt.manifest import VERSION, read_manifest
+from mcc.ckpt.source import Layout
+from mcc.core.config import plain
 from mcc.core.errors import MccError, UsageError
 from mcc.core.events import Reporter
 from mcc.models.base.config import ModelConfig
@@ -20,8 +22,6 @@ from mcc.models.base.init import local
 from mcc.train import optim
 from mcc.train.engine import Engine
 from mcc.train.parallel.gradients import TIED
-
-VERSION = 1
 
 
 def save(engine: Engine, tokenizer: str | None) -> Path:
@@ -53,16 +53,17 @@ def resume(engine: Engine, folder: Path, reporter: Reporter) -> None:
         UsageError: the checkpoint is of another model, or of another batch size.
         MccError: a file is missing or damaged.
     """
-    manifest = native.read_manifest(folder)
-    check_same_model(build(ModelConfig, manifest["model"]), engine.config.model, folder)
-    iteration, batch = int(manifest["iteration"]), engine.config.run.global_batch_size
-    if int(manifest["consumed_samples"]) != iteration * batch:
+    meta = read_manifest(folder)
+    check_same_model(meta.config, engine.config.model, folder)
+    iteration, batch = meta.iteration, engine.config.run.global_batch_size
+    if meta.extra.get("consumed_samples") != iteration * batch:
         raise UsageError(f"{folder} was trained with another global_batch_size than {batch}", "resume with the same")
-    _load(engine, folder, int(manifest["padded_vocab_size"]))
+    _load(engine, folder, meta.padded_vocab_size)
     engine.iteration = iteration
-    layout = {axis: getattr(engine.mesh, axis) for axis in ("tp", "pp", "dp")}
-    if manifest["layout"] != layout or manifest.get("compress", []) != list(engine.config.compress):
-        if manifest.get("compress") and dist.get_rank() == 0:
+    layout = Layout(tp=engine.mesh.tp, pp=engine.mesh.pp, dp=engine.mesh.dp)
+    compress = meta.extra.get("compress", [])
+    if meta.layout != layout or compress != list(engine.config.compress):
+        if compress and dist.get_rank() == 0:
             reporter.warn("the layout or --compress changed: the codecs start afresh, their state is not carried over")
         return
     _restore_codecs(engine, native.rank_state(folder, _place(engine)))

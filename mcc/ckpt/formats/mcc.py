@@ -20,6 +20,7 @@ from mcc.ckpt.dtypes import cast, dtype_named
 from mcc.ckpt.format import Format, WriteOptions
 from mcc.ckpt.layout import check_layout, padded_shapes
 from mcc.ckpt.manifest import MANIFEST, read_format, read_manifest, write_manifest
+from mcc.ckpt.native import LATEST, folder_name
 from mcc.ckpt.source import Layout, Source, expected_shapes
 from mcc.ckpt.tokenizer_files import TOKENIZER, copy_tokenizer
 from mcc.core.errors import MccError
@@ -30,7 +31,6 @@ from mcc.models.base.forms import pad_rows
 if TYPE_CHECKING:
     from torch import Tensor
 
-LATEST = "latest"
 MODEL, OPTIMIZER = "model.", "optim."
 
 
@@ -101,7 +101,7 @@ class Native(Format):
                 reader, name = readers[key]
                 return pad_rows(cast(reader(name), entries[key][0], name), entries[key][1][0])
 
-            checkpoint = folder / f"iter_{source.meta.iteration:07d}"
+            checkpoint = folder / folder_name(source.meta.iteration)
             size = write_dcp(checkpoint, entries, read)
         copied = copy_tokenizer(source.meta.tokenizer, checkpoint)
         extra = {

@@ -36,7 +36,6 @@ class Param:
         hf: name in the family's transformers model, below `hf_form`'s change of layout.
         hf_form: a name of `mcc.models.base.forms`: how the tensor is laid out there.
         megatron: name in Megatron-LM's model tree, dots between the nested dictionaries.
-        group: parameters with this name are split for `decay`: `norm` and biases get none.
     """
 
     name: str
