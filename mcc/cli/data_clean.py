@@ -1,0 +1,97 @@
+"""The commands of `mcc data` that choose documents: filters in order."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from mcc.cli import console
+from mcc.cli import data_steps as steps
+from mcc.core.config import build
+from mcc.core.errors import UsageError
+
+app = typer.Typer(rich_markup_mode="rich")
+
+
+@app.command()
+def clean(
+    inputs: steps.Inputs,
+    output: steps.Output,
+    filters: Annotated[
+        list[str] | None,
+        typer.Option(metavar="A,B", help="Filters in order \\[default: ftfy,whitespace,language,min-chars]."),
+    ] = None,
+    lang: Annotated[str | None, typer.Option(help="Language to keep (filter language) \\[default: en].")] = None,
+    min_chars: Annotated[int | None, typer.Option(help="Least characters (filter min-chars) \\[default: 512].")] = None,
+    min_tokens: Annotated[int | None, typer.Option(help="Least tokens (filter min-tokens) \\[default: 128].")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FILTER.OPTION=VALUE", help="Any option of a filter.")
+    ] = None,
+    rejects: steps.Rejects = None,
+    workers: steps.Workers = None,
+    text_key: steps.TextKey = None,
+    on_error: steps.OnError = None,
+    max_errors: steps.MaxErrors = None,
+    as_json: console.JSON = False,
+) -> None:
+    """Keep good documents: filters in order, each may change a text or reject it with a reason.
+
+    The filters and their options: [cyan]mcc data filters[/]
+
+    Example: [cyan]mcc data clean pages.jsonl -o clean.jsonl --lang en --min-chars 512[/]
+
+    Example: [cyan]mcc data clean 'part-*.jsonl' -o clean.jsonl.gz --filters ftfy,min-tokens --min-tokens 50[/]
+    """
+    from mcc.data.filtering import CleanConfig, clean
+
+    options = _filter_options(settings or [])
+    for name, option, value in (
+        ("language", "lang", lang),
+        ("min-chars", "chars", min_chars),
+        ("min-tokens", "tokens", min_tokens),
+    ):
+        if value is not None:
+            options.setdefault(name, {})[option] = value
+    read = steps.read(steps.words([text_key]) if text_key else None, on_error, max_errors)
+    values = steps.given(filters=steps.words(filters), options=options, workers=workers, read=read)
+    report = clean(inputs, output, build(CleanConfig, values), console.reporter(), rejects=rejects)
+    changed = [(f"changed: {name}", count) for name, count in report.changed.items()]
+    steps.show(report, as_json, *steps.kept(report), *changed)
+
+
+def _filter_options(settings: list[str]) -> dict[str, dict[str, Any]]:
+    options: dict[str, dict[str, Any]] = {}
+    for setting in settings:
+        path, equals, value = setting.partition("=")
+        name, dot, option = path.partition(".")
+        if not (equals and dot and name and option):
+            raise UsageError(f"--set {setting!r} is not FILTER.OPTION=VALUE", "for example --set min-chars.chars=256")
+        options.setdefault(name.replace("_", "-"), {})[option.replace("-", "_")] = value
+    return options
+
+
+@app.command()
+def filters(as_json: console.JSON = False) -> None:
+    """List the filters that [cyan]mcc data clean[/] knows, with their options.
+
+    Example: [cyan]mcc data filters --json[/]
+    """
+    from mcc.core.config import settings
+    from mcc.data.filtering import FILTERS
+
+    rows: list[dict[str, Any]] = []
+    for name, cls in FILTERS.all():
+        options = {
+            setting.name: {"default": setting.default, "help": setting.help} for setting in settings(cls.Options)
+        }
+        rows.append({"name": name, "what": FILTERS.describe(name), "options": options})
+    if as_json:
+        console.print_json(rows)
+        return
+    shown = []
+    for row in rows:
+        shown.append((row["name"], row["what"], ""))
+        for option, about in row["options"].items():
+            shown.append((f"  {option}", about["help"], repr(about["default"])))
+    console.table("filters", ["filter", "what it does", "default"], shown)
