@@ -24,7 +24,7 @@ TextKey = Annotated[
 MaxErrors = Annotated[
     int | None,
     typer.Option(
-        metavar="N", help="Bad lines that are set aside; one more fails \\[default: 0].", rich_help_panel=_READING
+        metavar="N", help="End with an error when more lines are bad \\[default: 0].", rich_help_panel=_READING
     ),
 ]
 OnError = Annotated[
@@ -54,9 +54,16 @@ def words(values: list[str] | None) -> tuple[str, ...] | None:
 
 
 def show(report: StepReport, as_json: bool, *rows: tuple[str, Any]) -> None:
-    """The report of a step: JSON, or a table of what it read, what became of it, and where that is."""
+    """The report of a step: JSON, or a table of what it read, what became of it, and where that is.
+
+    Raises:
+        MccError: more lines were set aside than the user tolerates.
+    """
+    from mcc.data.job import require_few_errors
+
     if as_json:
         console.print_json(report)
+        require_few_errors(report)
         return
     shown: list[tuple[str, Any]] = [("documents in", report.documents_in), *rows]
     shown += [(f"rejected: {reason}", count) for reason, count in report.rejected.items()]
@@ -65,6 +72,7 @@ def show(report: StepReport, as_json: bool, *rows: tuple[str, Any]) -> None:
     shown.append(("seconds", report.seconds))
     shown += [("wrote", path) for path in report.outputs]
     console.table(report.step, ["", ""], [(name, console.cell(value)) for name, value in shown])
+    require_few_errors(report)
 
 
 def kept(report: StepReport) -> list[tuple[str, Any]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, TypeVar
@@ -33,6 +34,7 @@ class StepReport:
         chars_in, chars_out: characters of their texts.
         rejected: how many documents were set aside, by reason.
         bad_lines: lines that were no records.
+        max_errors: how many of them are no error.
         seconds: wall time.
         outputs: the files written.
     """
@@ -44,6 +46,7 @@ class StepReport:
     chars_out: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
     bad_lines: int = 0
+    max_errors: int = 0
     seconds: float = 0.0
     outputs: tuple[str, ...] = ()
 
@@ -134,7 +137,10 @@ class Step:
         self.name = name
         self.output = output
         self.reporter = reporter
-        self.reader = source or Reader(inputs, read)
+        # A step sets all bad lines aside; whether they are too many is said at the end.
+        read = read or ReadConfig()
+        self._max_errors = read.max_errors
+        self.reader = source or Reader(inputs, replace(read, max_errors=sys.maxsize))
         self.documents_in = self.documents_out = self.chars_in = self.chars_out = 0
         self.rejected: Counter[str] = Counter()
         self._started = time.perf_counter()
@@ -243,6 +249,7 @@ class Step:
                 "chars_out": self.chars_out,
                 "rejected": dict(sorted(self.rejected.items())),
                 "bad_lines": self.reader.bad_lines,
+                "max_errors": self._max_errors,
                 "seconds": round(time.perf_counter() - self._started, 3),
                 "outputs": tuple(outputs),
                 **more,

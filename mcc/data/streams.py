@@ -16,7 +16,7 @@ from mcc.core.files import require_file
 
 COMPRESSIONS = (".gz", ".bz2", ".zst")
 # What a damaged compressed file raises, by library.
-_BROKEN = (EOFError, zlib.error, gzip.BadGzipFile, OSError)
+BROKEN = (EOFError, zlib.error, gzip.BadGzipFile, OSError)
 _BUFFER_BYTES = 1 << 20
 
 
@@ -56,16 +56,16 @@ def content_suffix(path: Path) -> str:
     return ".xml" if suffix.startswith(".xml-") else suffix
 
 
-def open_input(path: Path) -> IO[bytes]:
-    """`path` for reading, decompressed."""
+def open_input(path: Path, raw: IO[bytes] | None = None) -> IO[bytes]:
+    """`path` for reading, decompressed; `raw` is the open file itself, for those who watch how far it has been read."""
     suffix = path.suffix.lower()
     if suffix == ".gz":
-        return io.BufferedReader(gzip.open(path, "rb"), _BUFFER_BYTES)
+        return io.BufferedReader(gzip.open(raw or path, "rb"), _BUFFER_BYTES)
     if suffix == ".bz2":
-        return bz2.open(path, "rb")
+        return bz2.open(raw or path, "rb")
     if suffix == ".zst":
-        return io.BufferedReader(_Zstandard(path), _BUFFER_BYTES)
-    return path.open("rb", buffering=_BUFFER_BYTES)
+        return io.BufferedReader(_Zstandard(raw or path.open("rb", buffering=0)), _BUFFER_BYTES)
+    return raw or path.open("rb", buffering=_BUFFER_BYTES)
 
 
 def open_output(path: Path, final: Path) -> IO[bytes]:
@@ -76,7 +76,7 @@ def open_output(path: Path, final: Path) -> IO[bytes]:
     if suffix == ".bz2":
         return bz2.open(path, "wb")
     if suffix == ".zst":
-        return _zstandard().ZstdCompressor().stream_writer(path.open("wb"), closefd=True)
+        return zstandard().ZstdCompressor().stream_writer(path.open("wb"), closefd=True)
     return path.open("wb", buffering=_BUFFER_BYTES)
 
 
@@ -95,9 +95,9 @@ class _Gzip(gzip.GzipFile):
 class _Zstandard(io.RawIOBase):
     """Frames of zstandard one after the other. The package's own reader takes a cut-off frame for the end."""
 
-    def __init__(self, path: Path) -> None:
-        self._new = _zstandard().ZstdDecompressor().decompressobj
-        self._file = path.open("rb", buffering=0)
+    def __init__(self, file: IO[bytes]) -> None:
+        self._new = zstandard().ZstdDecompressor().decompressobj
+        self._file = file
         self._frame = self._new()
         self._inside = False
         self._ready = memoryview(b"")
@@ -137,12 +137,17 @@ def lines(path: Path) -> Iterator[tuple[int, bytes]]:
         with open_input(path) as stream:
             for number, line in enumerate(stream, 1):
                 yield number, line.rstrip(b"\r\n")
-    except _BROKEN as error:
+    except BROKEN as error:
         raise broken(path, error, f"after line {number}") from error
     except Exception as error:
-        if type(error).__name__ == "ZstdError":
+        if is_zstd_error(error):
             raise broken(path, error, f"after line {number}") from error
         raise
+
+
+def is_zstd_error(error: Exception) -> bool:
+    """Whether the zstandard package, which may not be there, says that a file is damaged."""
+    return type(error).__name__ == "ZstdError"
 
 
 def broken(path: Path, error: Exception, where: str) -> MccError:
@@ -152,7 +157,8 @@ def broken(path: Path, error: Exception, where: str) -> MccError:
     return MccError(f"{path}: cannot be read {where}: {error}", "get the file again")
 
 
-def _zstandard() -> Any:
+def zstandard() -> Any:
+    """The package that reads and writes `.zst`."""
     try:
         import zstandard
     except ImportError:

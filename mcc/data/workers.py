@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -15,6 +17,7 @@ from mcc.core.errors import MccError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_LOOK_S = 0.5
 # What a worker process applies to every item; made once, when it starts.
 _function: Callable[[Any], Any] | None = None
 
@@ -35,7 +38,7 @@ def ordered_map(make: Callable[[], Callable[[Item], Result]], items: Iterable[It
         return
     # Started afresh, not forked: some libraries have threads of their own, which do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(make,))
+    pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(make, os.getpid()))
     window: deque[Future[Result]] = deque()
     try:
         for item in items:
@@ -50,10 +53,18 @@ def ordered_map(make: Callable[[], Callable[[Item], Result]], items: Iterable[It
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start(make: Callable[[], Callable[[Any], Any]]) -> None:
+def _start(make: Callable[[], Callable[[Any], Any]], parent: int) -> None:
     global _function
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one process, one core
     _function = make()
+
+
+def _end_with(parent: int) -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    while os.getppid() == parent:
+        time.sleep(_LOOK_S)
+    os._exit(1)
 
 
 def _apply(item: Any) -> Any:

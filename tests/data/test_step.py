@@ -47,15 +47,15 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_bad_line_leaves_nothing(step: Callable, jsonl: Write, tmp_path: Path) -> None:
+def test_a_bad_line_is_set_aside_or_ends_the_step(step: Callable, jsonl: Write, tmp_path: Path) -> None:
     path = jsonl("in.jsonl", [PROSE * 5] * 3)
     with path.open("ab") as stream:
         stream.write(b'{"text": "cut\n')
     with pytest.raises(MccError, match=r"in\.jsonl:4: not JSON"):
-        step([path], tmp_path / "out.jsonl", ReadConfig())
+        step([path], tmp_path / "out.jsonl", ReadConfig(on_error="fail"))
     assert names(tmp_path) == ["in.jsonl"]
-    report = step([path], tmp_path / "out.jsonl", ReadConfig(max_errors=1))
-    assert (report.documents_in, report.bad_lines) == (3, 1)
+    report = step([path], tmp_path / "out.jsonl", ReadConfig())
+    assert (report.documents_in, report.bad_lines, report.max_errors) == (3, 1, 0)
     if "out.rejects.jsonl" in names(tmp_path):
         (rejected,) = read(tmp_path / "out.rejects.jsonl")
         assert rejected["reason"].startswith("bad line: not JSON") and rejected["where"] == f"{path}:4"
