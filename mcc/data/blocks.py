@@ -24,7 +24,6 @@ from mcc.data.streams import BROKEN, COMPRESSIONS, broken, content_suffix, expan
 if TYPE_CHECKING:
     from mcc.data.part import Part
 
-BLOCK_BYTES = 4 << 20
 _PIECE_BYTES = 1 << 18
 _PARQUET_ROWS = 256
 
@@ -159,7 +158,7 @@ class RecordSource(Source):
         inputs: `.jsonl` (`.json`, `.ndjson`), plain `.txt`, both also as `.gz`, `.bz2`, `.zst`, and `.parquet`;
             glob patterns.
         read: what counts as a record.
-        block_bytes: of a block, about.
+        block_bytes: of a block, about; default: `read.block_bytes`.
 
     Raises:
         MccError: a file is missing or damaged.
@@ -167,11 +166,11 @@ class RecordSource(Source):
     """
 
     def __init__(
-        self, inputs: Sequence[str | Path], read: ReadConfig | None = None, block_bytes: int = BLOCK_BYTES
+        self, inputs: Sequence[str | Path], read: ReadConfig | None = None, block_bytes: int | None = None
     ) -> None:
         self.read = read or ReadConfig()
         self.paths = expand(inputs)
-        self.block_bytes = block_bytes
+        self.block_bytes = block_bytes or self.read.block_bytes
         for path in self.paths:
             _check_format(path, self.read)
         self._ends = list(accumulate(self._units_of(path) for path in self.paths))

@@ -35,6 +35,7 @@ class ReadConfig:
     keys: tuple[str, ...] = option(("text",), "keys that must hold text")
     on_error: Literal["reject", "fail"] = option("reject", "set bad lines aside, or stop at the first")
     max_errors: int = option(0, "with more bad lines than this the command ends with an error")
+    block_bytes: int = option(4 << 20, "bytes of input that are worked on at once")
     max_line_bytes: int = option(256 << 20, "longer lines are bad lines; they are not held in memory")
 
     def __post_init__(self) -> None:
@@ -42,8 +43,9 @@ class ReadConfig:
             raise UsageError(f"on_error = {self.on_error!r}", "reject or fail")
         if self.max_errors < 0:
             raise UsageError(f"max_errors = {self.max_errors} must not be negative")
-        if self.max_line_bytes < 1:
-            raise UsageError(f"max_line_bytes = {self.max_line_bytes} must be at least 1")
+        for name in ("block_bytes", "max_line_bytes"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} = {getattr(self, name)} must be at least 1")
         if not self.keys:
             raise UsageError("no keys to read")
 
