@@ -13,6 +13,7 @@ import os
 import random
 import re
 import shutil
+import string
 import subprocess
 import sys
 import tarfile
@@ -72,6 +73,24 @@ def debian_docs(megabytes: float) -> Path:
             size += len(text.encode())
             if size >= megabytes * 1e6:
                 break
+    return path
+
+
+def enlarged(megabytes: float, times: int) -> Path:
+    """`debian_docs(megabytes)` and `times - 1` copies of it in which every letter is another one: no duplicates."""
+    source = debian_docs(megabytes)
+    path = source.with_name(f"{source.stem}-x{times}.jsonl")
+    if path.exists():
+        return path
+    letters = string.ascii_letters
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        for copy in range(times):
+            table = str.maketrans(letters, letters[copy:] + letters[:copy])
+            with source.open("rb") as lines:
+                for line in lines:
+                    record = orjson.loads(line)
+                    text = record["text"].translate(table) if copy else record["text"]
+                    stream.write(orjson.dumps({"id": f"{copy}-{record['id']}", "text": text}) + b"\n")
     return path
 
 

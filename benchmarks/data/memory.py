@@ -14,7 +14,7 @@ from corpora import debian_docs
 from measure import command, row
 
 # The smaller corpus; large enough that several blocks are under way.
-MEGABYTES = 30
+MEGABYTES = 12
 TIMES = 10
 
 

@@ -1,4 +1,4 @@
-"""What a second worker process is worth: wall time of one against two, on every step that takes more than ten seconds."""
+"""What a second worker process is worth: wall time of one against two, on steps that take more than ten seconds."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from corpora import debian_docs
+from corpora import debian_docs, enlarged
 from measure import command, row
 from memory import commands
 
 # Enough for every step to take more than ten seconds with one worker; the quickest ones get more.
-MEGABYTES = {"clean": 150}
-_OTHERS = 600
+MEGABYTES = 100
+TIMES = {"clean": 1, "dedup": 5, "decontaminate": 5, "preprocess": 10}
 _STEPS = ("clean", "dedup", "decontaminate", "preprocess")
 
 
@@ -31,7 +31,7 @@ def rows(folder: Path, wanted: tuple[str, ...] | list[str] = _STEPS) -> list[dic
     for name, arguments in commands(folder, Path(data) if data else None):
         if name not in wanted:
             continue
-        corpus = debian_docs(MEGABYTES.get(name, _OTHERS))
+        corpus = enlarged(MEGABYTES, TIMES[name]) if TIMES[name] > 1 else debian_docs(MEGABYTES)
         given = [str(a).replace("CORPUS", str(corpus)).replace("SIZE", corpus.stem) for a in arguments]
         one, two = (command([*given, "--workers", count])[0] for count in (1, 2))
         ok = one / two >= 1.6 if one > 10 else None
