@@ -6,92 +6,63 @@ Around every other one a document is cut at the next `.`, `!` or `?` beyond 200 
 more than 200 characters stay; a document in more than 10 pieces is dropped (Brown et al. 2020, appendix C).
 """
 
-# W words of a document, n words of an n-gram
-
 from __future__ import annotations
 
-import re
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from copy import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import orjson
 
-from mcc.core.config import option
-from mcc.core.errors import MccError, UsageError, unknown
+from mcc.core.config import option, plain
+from mcc.core.errors import UsageError
 from mcc.core.events import SILENT, Reporter
-from mcc.data.documents import ReadConfig, Reader
-from mcc.data.step import Step, StepReport
+from mcc.core.files import require_file
+from mcc.data import dictionary as dictionaries
+from mcc.data.block_table import BlockTable, read_range, write_row
+from mcc.data.blocks import Block, RecordSource
+from mcc.data.contamination import CutConfig, SuspectDocument
+from mcc.data.job import Job, Map, Single, run, step_report
+from mcc.data.part import Part
+from mcc.data.publish import Output, records_path
+from mcc.data.records import ReadConfig, Record
+from mcc.data.step import StepReport, side_path
+from mcc.data.task_texts import TASK_FILES, TaskFile, files
+from mcc.data.work import Work
 
-_WORD = re.compile(r"\w+")
-_ENDS = ".!?"
-_END = re.compile(r"[.!?]")
-# The one character whose lower-case form is longer than itself; positions must stay those of the text.
-_DOTTED_I = "\u0130"
+__all__ = ["TASK_FILES", "DecontaminateConfig", "DecontaminateReport", "TaskFile", "decontaminate", "decontaminate_job"]
 
-# The key that holds the text of a task's lines.
-TASKS: Mapping[str, str] = {
-    "lambada": "text",
-    "squad": "question",
-    "triviaqa": "question",
-    "webqa": "question",
-    "race": "question",
-    "drop": "question",
-    "piqa": "goal",
-    "jsonl": "text",
-}
+_COUNT, _WEIGH, _CUT = "count", "weigh", "cut"
+_DICTIONARY, _RARE = "dictionary.jsonl", "rare.npy"
+_COLUMNS = ("records", "chars", "clean")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskFile:
-    """Texts of a task: JSON lines.
-
-    Args:
-        name: a name of `TASKS`, which says the key; `jsonl` for any file.
-        path: the file.
-        key: the key of the text, when it is not the task's own.
-    """
-
-    name: str
-    path: str
-    key: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.name not in TASKS:
-            raise unknown("task", self.name, TASKS)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DecontaminateConfig:
+class DecontaminateConfig(CutConfig):
     """The tasks, and the numbers of the rule.
 
+    Args:
+        tasks: what to look for.
+        dictionary: a saved dictionary instead of tasks; its counts of documents hold, not those of this corpus.
+
     Raises:
-        UsageError: no task is given, or a number is out of bounds.
+        UsageError: no task is given, tasks and a dictionary are, or a number is out of bounds.
     """
 
     tasks: tuple[TaskFile, ...] = ()
-    max_ngram: int = option(13, "words of an n-gram")
-    min_ngram: int = option(8, "words of the shortest task text that is looked for")
-    key_threshold: int = option(10, "n-grams in this many documents or more are left alone")
-    remove_chars_each_side: int = option(200, "characters cut on either side, then on to the end of a sentence")
-    min_piece_chars: int = option(200, "pieces of so many characters or fewer are dropped")
-    max_pieces: int = option(10, "a document in more pieces is dropped")
+    dictionary: str | None = option(None, "saved dictionary to use instead of tasks")
     read: ReadConfig = field(default_factory=ReadConfig)
 
     def __post_init__(self) -> None:
-        if not self.tasks:
-            raise UsageError("no task to decontaminate against", "give a task and its file")
-        if not 1 <= self.min_ngram <= self.max_ngram:
-            raise UsageError(
-                f"min_ngram = {self.min_ngram} must be at least 1 and at most max_ngram = {self.max_ngram}"
-            )
-        for name in ("key_threshold", "remove_chars_each_side", "min_piece_chars", "max_pieces"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"{name} = {getattr(self, name)} must not be negative")
+        super().__post_init__()
+        if not self.tasks and self.dictionary is None:
+            raise UsageError("no task to decontaminate against", "give a task and its file, or a saved dictionary")
+        if self.tasks and self.dictionary is not None:
+            raise UsageError("tasks and a saved dictionary exclude each other", "leave one of them out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,262 +73,254 @@ class DecontaminateReport(StepReport):
         ngrams: n-grams that each task gave, without those of the tasks before it.
         common: n-grams left alone because too many documents hold them.
         matched: n-grams that were cut out, by task.
+        contaminated: documents that they were cut out of, by task.
         trimmed, split, dropped: documents cut to one piece, to several, and not kept.
     """
 
     ngrams: dict[str, int]
     common: int
     matched: dict[str, int]
+    contaminated: dict[str, int]
     trimmed: int
     split: int
     dropped: int
 
 
-def task_ngrams(texts: Iterator[str], max_ngram: int = 13, min_ngram: int = 8) -> Iterator[str]:
-    """The n-grams of task texts, words joined by one space.
-
-    >>> list(task_ngrams(iter(["One two, three!", "four"]), max_ngram=2, min_ngram=2))
-    ['one two', 'two three']
-    """
-    for text in texts:
-        words = _WORD.findall(lower(text))
-        if min_ngram <= len(words) < max_ngram:
-            yield " ".join(words)
-        for i in range(len(words) - max_ngram + 1):
-            yield " ".join(words[i : i + max_ngram])
-
-
-def lower(text: str) -> str:
-    """`text.lower()`, of the same length as `text`."""
-    return (text.replace(_DOTTED_I, "i") if _DOTTED_I in text else text).lower()
-
-
-class Matcher:
-    """Finds n-grams in documents.
-
-    Every word of the n-grams has a random number, every other word 0; a rolling polynomial of the numbers, computed
-    for all positions at once, is looked up in a bit table, and only what passes is compared as text.
-    """
-
-    def __init__(self, ngrams: Mapping[str, object], max_ngram: int) -> None:
-        self.ngrams = ngrams
-        self.max_ngram = max_ngram
-        split = [ngram.split(" ") for ngram in ngrams]
-        self.lengths = sorted({len(words) for words in split})
-        generator = np.random.default_rng(1)
-        self._numbers: dict[str, int] = {}
-        for words in split:
-            for word in words:
-                self._numbers.setdefault(word, len(self._numbers) + 1)
-        self._values = generator.integers(1, 1 << 63, size=len(self._numbers) + 1, dtype=np.uint64)
-        self._powers = generator.integers(1, 1 << 63, size=max_ngram, dtype=np.uint64) | np.uint64(1)
-        bits = max(16, (16 * len(split)).bit_length())
-        self._shift = np.uint64(64 - bits)
-        self._tables = {length: np.zeros(1 << bits, dtype=np.bool_) for length in self.lengths}
-        for length in self.lengths:
-            rows = [words for words in split if len(words) == length]
-            numbers = np.array([[self._numbers[word] for word in words] for words in rows])
-            hashed = (self._values[numbers] * self._powers[:length]).sum(axis=1, dtype=np.uint64)
-            self._tables[length][hashed >> self._shift] = True
-
-    def only(self, ngrams: Mapping[str, object]) -> Matcher:
-        """A matcher of some of these n-grams; it shares the tables, which only let a little more through."""
-        chosen = copy(self)
-        chosen.ngrams = ngrams
-        return chosen
-
-    def candidates(self, words: Sequence[str]) -> list[tuple[int, int]]:
-        """(position, words) of what may be an n-gram: by position, the longest n-gram first, then by length."""
-        if len(words) < self.max_ngram:  # the rule does not look at such documents
-            return []
-        numbers = np.fromiter(map(self._numbers.get, words, _ZEROS), dtype=np.int64, count=len(words))
-        values = self._values[numbers]
-        found: list[tuple[int, int]] = []
-        hashed: NDArray[np.uint64] = np.zeros(len(words), dtype=np.uint64)
-        for length in range(1, self.max_ngram + 1):
-            tail = values[length - 1 :] * self._powers[length - 1]
-            hashed = hashed[: len(tail)] + tail
-            if length in self._tables:
-                positions = np.flatnonzero(self._tables[length][hashed >> self._shift])
-                found += [(position, length) for position in positions.tolist()]
-        found.sort(key=lambda item: (item[0], item[1] != self.max_ngram, item[1]))
-        return found
-
-
-class _Zeros:
-    """An endless row of zeros, for `map`."""
-
-    def __iter__(self) -> _Zeros:
-        return self
-
-    def __next__(self) -> int:
-        return 0
-
-
-_ZEROS = _Zeros()
-
-
-class _Document:
-    """A text walked from its start: each match moves the start behind what it cuts off. Linear in the text."""
-
-    def __init__(self, text: str, matcher: Matcher) -> None:
-        self.text = text
-        self._matcher = matcher
-        lowered = lower(text)
-        self.words = _WORD.findall(lowered)
-        self._candidates = matcher.candidates(self.words)
-        # Positions are needed only where something may match.
-        self._starts = [found.start() for found in _WORD.finditer(lowered)] if self._candidates else []
-        self._next = 0
-
-    def first_match(self, base: int) -> tuple[int, str] | None:
-        """(character position, n-gram) of the first match in `text[base:]`, in the rule's order."""
-        if not self._candidates or base >= len(self.text):
-            return None
-        first = bisect_left(self._starts, base)
-        partial = self._partial(first, base)
-        count = len(self.words) - first + (partial is not None)
-        if count < self._matcher.max_ngram:
-            return None
-        if partial is not None and (found := self._partial_match(partial, first)) is not None:
-            return base, found
-        # Words from here on are the last n-gram: shorter ones within it come after all others, by length.
-        last = len(self.words) - self._matcher.max_ngram
-        while self._next < len(self._candidates) and self._candidates[self._next][0] < first:
-            self._next += 1
-        tail = []
-        for i in range(self._next, len(self._candidates)):
-            position, length = self._candidates[i]
-            if position > last:
-                if count > self._matcher.max_ngram:
-                    tail.append((length, position))
-                continue
-            if (ngram := self._ngram(position, length)) is not None:
-                return self._starts[position], ngram
-        for length, position in sorted(tail):
-            if length < self._matcher.max_ngram and (ngram := self._ngram(position, length)) is not None:
-                return self._starts[position], ngram
-        return None
-
-    def _ngram(self, position: int, length: int) -> str | None:
-        ngram = " ".join(self.words[position : position + length])
-        return ngram if ngram in self._matcher.ngrams else None
-
-    def _partial(self, first: int, base: int) -> str | None:
-        """The rest of a word that `base` stands inside of; counting may cut through one."""
-        if first == 0:
-            return None
-        start = self._starts[first - 1]
-        word = self.words[first - 1]
-        return word[base - start :] if base < start + len(word) else None
-
-    def _partial_match(self, partial: str, first: int) -> str | None:
-        sizes = [self._matcher.max_ngram, *self._matcher.lengths]
-        following = [partial, *self.words[first : first + self._matcher.max_ngram - 1]]
-        return next((key for size in sizes if (key := " ".join(following[:size])) in self._matcher.ngrams), None)
-
-
-def count_matches(text: str, matcher: Matcher) -> set[str]:
-    """The n-grams met when reading on behind each match."""
-    document = _Document(text, matcher)
-    found = set()
-    base = 0
-    while (match := document.first_match(base)) is not None:
-        start, ngram = match
-        found.add(ngram)
-        base = start + len(ngram) + 1
-    return found
-
-
-def cut(text: str, matcher: Matcher, config: DecontaminateConfig) -> tuple[list[str], list[str]]:
-    """The pieces of `text` that stay (`[text]` when nothing matches), and the n-grams cut out."""
-    document = _Document(text, matcher)
-    pieces: list[str] = []
-    cut_out: list[str] = []
-    base = 0
-    while (match := document.first_match(base)) is not None:
-        start, ngram = match
-        cut_out.append(ngram)
-        # Back from 200 characters before the match to the end of a sentence; its first character never is one.
-        before = start - config.remove_chars_each_side
-        end = max((text.rfind(mark, base + 1, before + 1) for mark in _ENDS), default=-1) if before > base else -1
-        if end >= 0 and end + 1 - base > config.min_piece_chars:
-            pieces.append(text[base : end + 1])
-        behind = start + len(ngram) + config.remove_chars_each_side
-        found = _END.search(text, behind)
-        base = found.end() if found else len(text)
-        if len(text) - base <= config.min_piece_chars:
-            return pieces, cut_out
-    pieces.append(text[base:])
-    return pieces, cut_out
-
-
 def decontaminate(
-    inputs: Sequence[str | Path], output: Path, config: DecontaminateConfig, reporter: Reporter = SILENT
+    inputs: Sequence[str | Path],
+    output: Path,
+    config: DecontaminateConfig,
+    reporter: Reporter = SILENT,
+    *,
+    rejects: Path | None = None,
+    save: Path | None = None,
+    workers: int = 1,
 ) -> DecontaminateReport:
-    """Write the documents without what they share with the tasks. Reads the documents twice.
+    """Write the documents without what they share with the tasks.
 
-    A document that was cut gives one record a piece, with `split_id` (`TASKS-DOCUMENT-PIECE`); all else is as it was.
-    Dropped documents go to `OUTPUT.rejects.jsonl`.
+    A document that was cut gives one record a piece, with `split_id` (`TASKS-DOCUMENT-PIECE`); all others are written
+    as they stand in the input. Dropped documents go to `rejects`, `OUTPUT.rejects.jsonl` by default.
+
+    Args:
+        save: a file for the n-grams and how many documents hold each, for `config.dictionary` of another run.
+        workers: processes.
 
     Raises:
-        MccError: bad input (see `Reader`), or a task's file gives no n-grams.
+        MccError: bad input, or a task's file gives no n-grams.
     """
-    key = config.read.keys[0]
-    owner, per_task = _read_tasks(config)
-    lookup = Matcher(owner, config.max_ngram)
-    counts: Counter[str] = Counter()
-    for record in Step("decontaminate: count", inputs, None, read=config.read, reporter=reporter).records():
-        counts.update(count_matches(record[key], lookup))
-    rare = {ngram: task for ngram, task in owner.items() if counts[ngram] < config.key_threshold}
-    # Also those that were not met: counting reads on behind a match, which may hide one.
-    matcher = lookup.only(rare)
-    prefix = "-".join(task.name for task in config.tasks)
-    matched: Counter[str] = Counter()
-    trimmed = split = dropped = 0
-    step = Step("decontaminate", inputs, output, read=config.read, reporter=reporter)
-    with step:
-        for record in step.records():
-            pieces, cut_out = cut(record[key], matcher, config)
-            if not cut_out:
-                step.write(record)
-                continue
-            matched.update(rare[ngram] for ngram in cut_out)
-            if not pieces or len(pieces) > config.max_pieces:
-                dropped += 1
-                why = "too-many-pieces" if pieces else "nothing-left"
-                step.reject(record, why, f"{len(pieces)} pieces are left around {len(cut_out)} n-grams of tasks")
-                continue
-            trimmed += len(pieces) == 1
-            split += len(pieces) > 1
-            before = f"{record['split_id']}-" if "split_id" in record else ""
-            for i, piece in enumerate(pieces):
-                name = f"{before}{prefix}-{step.documents_in:010d}-{i:04d}"
-                step.write({**record, key: piece, "split_id": name})
-    return step.report(
-        DecontaminateReport,
-        ngrams=per_task,
-        common=len(owner) - len(rare),
-        matched=dict(matched),
-        trimmed=trimmed,
-        split=split,
-        dropped=dropped,
+    return run(decontaminate_job(inputs, output, config, rejects=rejects, save=save), workers, reporter)
+
+
+def decontaminate_job(
+    inputs: Sequence[str | Path],
+    output: Path,
+    config: DecontaminateConfig,
+    *,
+    rejects: Path | None = None,
+    save: Path | None = None,
+) -> Job[DecontaminateReport]:
+    """The step as a job: count the n-grams of every document, weigh them, cut."""
+    source = RecordSource(inputs, config.read)
+    optional = rejects is None
+    rejects = rejects or side_path(output, "rejects")
+    saved = None if save is None else f"saved-{save.name}"
+    outputs = [Output(rejects, phase=_CUT, stream="rejects", optional=optional)]
+    outputs += [Output(save, file=saved)] if save is not None and saved is not None else []
+    outputs += [Output(records_path(output), phase=_CUT, stream="out")]
+
+    def report(_: Mapping[str, int], work: Work) -> DecontaminateReport:
+        counts = work.counts(_CUT)
+        return step_report(
+            DecontaminateReport,
+            "decontaminate",
+            counts,
+            work,
+            outputs,
+            config.read.max_errors,
+            ngrams=_named(work.counts(_DICTIONARY), "ngrams"),
+            common=work.counts(_WEIGH)["common"],
+            matched=_named(counts, "matched"),
+            contaminated=_named(counts, "contaminated"),
+            trimmed=counts["trimmed"],
+            split=counts["split"],
+            dropped=sum(number for name, number in counts.items() if name.startswith("rejected:")),
+        )
+
+    return Job(
+        name="decontaminate",
+        output=output,
+        key=[plain(config), _state(config)],
+        phases=(
+            Single(name=_DICTIONARY, run=partial(_prepare, config)),
+            Map(
+                name=_COUNT,
+                source=source,
+                make=partial(_Count, config.read),
+                streams={"table": None, "suspects": None, "ngrams": None},
+            ),
+            Single(name=_WEIGH, run=partial(_weigh, config.key_threshold, saved)),
+            Map(name=_CUT, source=source, make=partial(_Cut, config), streams={"out": output, "rejects": rejects}),
+        ),
+        outputs=outputs,
+        report=report,
+        inputs=_files(config),
     )
 
 
-def _read_tasks(config: DecontaminateConfig) -> tuple[dict[str, str], dict[str, int]]:
-    """N-gram -> task that gave it first; task -> how many it gave."""
-    owner: dict[str, str] = {}
-    per_task: Counter[str] = Counter()
-    for task in config.tasks:
-        key = task.key or TASKS[task.name]
-        texts = (record[key] for record in Reader([task.path], ReadConfig(keys=(key,))))
-        before = len(owner)
-        for ngram in task_ngrams(texts, config.max_ngram, config.min_ngram):
-            owner.setdefault(ngram, task.name)
-        per_task[task.name] += len(owner) - before
-        if len(owner) == before and before == 0:
-            raise MccError(
-                f"{task.path}: no text of at least {config.min_ngram} words under {key!r}", "is it the task's file?"
-            )
-    return owner, dict(per_task)
+def _files(config: DecontaminateConfig) -> list[Path]:
+    """What is read beside the documents."""
+    if config.dictionary is not None:
+        return [require_file(config.dictionary, "dictionary")]
+    return [path for task in config.tasks if task.path is not None for path in files(task.path)]
+
+
+def _state(config: DecontaminateConfig) -> Any:
+    """What tells that the tasks are still the same, for JSON."""
+    return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in _files(config)]
+
+
+def _named(counts: Mapping[str, int], kind: str) -> dict[str, int]:
+    return {name.partition(":")[2]: number for name, number in counts.items() if name.startswith(f"{kind}:")}
+
+
+def _prepare(config: DecontaminateConfig, work: Work, reporter: Reporter) -> dict[str, int]:
+    """The dictionary, where every process finds it."""
+    with reporter.task("decontaminate: n-grams of the tasks"):
+        if config.dictionary is not None:
+            dictionary = dictionaries.load(config.dictionary)
+        else:
+            dictionary = dictionaries.build(config.tasks, config.max_ngram, config.min_ngram)
+        dictionary.save(work.path(_DICTIONARY))
+    return {f"ngrams:{task}": number for task, number in dictionary.per_task().items()}
+
+
+class _Count:
+    """Says which records of a block hold n-grams, and which n-grams, each once a record."""
+
+    def __init__(self, read: ReadConfig, work: Work) -> None:
+        self._read = read
+        self._index = dictionaries.load(work.path(_DICTIONARY)).index()
+
+    def __call__(self, block: Block, out: Part) -> None:
+        key = self._read.keys[0]
+        texts = [record[key] for _, record in block.records(self._read, out)]
+        out.warnings.clear()  # they come again when the lines are set aside
+        suspects = np.zeros(len(texts), dtype=np.uint8)
+        found: list[int] = []
+        for suspect in self._index.find(texts):
+            ngrams = SuspectDocument(suspect, self._index).count()
+            suspects[suspect.number] = bool(ngrams)
+            found += [self._index.numbers[ngram] for ngram in ngrams]
+        # Where every line is a record, they need not be looked at again.
+        clean = not block.problems and len(texts) == _lines(block.data)
+        write_row(out, "table", block, len(texts), out.counts["chars_in"], clean)
+        out.write_bytes("suspects", suspects.tobytes())
+        out.write_bytes("ngrams", np.array(found, dtype="<u4").tobytes())
+
+
+def _lines(data: bytes) -> int:
+    return data.count(b"\n") + (not data.endswith(b"\n") and data != b"")
+
+
+def _weigh(threshold: int, saved: str | None, work: Work, _: Reporter) -> dict[str, int]:
+    """Which n-grams are rare enough to be cut out."""
+    dictionary = dictionaries.load(work.path(_DICTIONARY))
+    documents = dictionary.documents
+    if documents is None:
+        documents = np.zeros(len(dictionary.ngrams), dtype=np.int64)
+        for path in work.parts(_COUNT, "ngrams"):
+            with path.open("rb") as file:
+                while len(numbers := np.fromfile(file, dtype="<u4", count=1 << 20)):
+                    documents += np.bincount(numbers, minlength=len(documents))
+    # Also those that were not met: counting reads on behind a match, which may hide one.
+    rare = documents < threshold
+    np.save(work.path(_RARE), rare)
+    if saved is not None:
+        dictionary.counted(documents).save(work.path(saved))
+    return {"common": int((~rare).sum())}
+
+
+class _Cut:
+    """Writes a block's records, those with n-grams in pieces; the others are not looked at again."""
+
+    def __init__(self, config: DecontaminateConfig, work: Work) -> None:
+        dictionary = dictionaries.load(work.path(_DICTIONARY))
+        self._config = config
+        self._index = dictionary.index()
+        self._tasks, self._owners = dictionary.tasks, dictionary.owners
+        self._rare = np.load(work.path(_RARE))
+        self._table = BlockTable(work.parts(_COUNT, "table"), _COLUMNS)
+        self._suspects = work.parts(_COUNT, "suspects")
+        self._prefix = "-".join(dictionary.tasks)
+
+    def __call__(self, block: Block, out: Part) -> None:
+        first, count = self._table.before(block, "records"), self._table.of(block, "records")
+        suspects = read_range(self._suspects, first, count)
+        if not self._table.of(block, "clean"):
+            self._others(block, suspects, out, first)
+            return
+        out.counts["documents_in"] += count
+        chars = self._table.of(block, "chars")
+        out.counts["chars_in"] += chars
+        data = block.data.replace(b"\r\n", b"\n") if b"\r" in block.data else block.data
+        if 1 not in suspects:
+            out.write_bytes("out", data if data.endswith(b"\n") or not data else data + b"\n")
+            out.counts["documents_out"] += count
+            out.counts["chars_out"] += chars
+            return
+        key = self._config.read.keys[0]
+        lines = data.split(b"\n")
+        records = {i: orjson.loads(lines[i]) for i in range(count) if suspects[i]}
+        pieces = self._pieces({i: record[key] for i, record in records.items()})
+        out.counts["chars_out"] += chars - sum(len(record[key]) for record in records.values())
+        numbers = block.numbers or range(block.line, block.line + count)
+        for i in range(count):
+            if i in records:
+                self._write(records[i], pieces.get(i), f"{block.path}:{numbers[i]}", first + i + 1, out)
+            else:
+                out.keep_line(lines[i], 0)
+
+    def _others(self, block: Block, suspects: bytes, out: Part, first: int) -> None:
+        """A block with lines that are no records."""
+        key = self._config.read.keys[0]
+        found = list(block.records_and_lines(self._config.read, out))
+        pieces = self._pieces({i: found[i][2][key] for i in range(len(found)) if suspects[i]})
+        for i, (where, line, record) in enumerate(found):
+            if i in pieces:
+                self._write(record, pieces[i], where, first + i + 1, out)
+            else:
+                out.keep_line(line.rstrip(b"\r"), len(record[key]))
+
+    def _pieces(self, texts: Mapping[int, str]) -> dict[int, tuple[list[str], list[str]]]:
+        """Text number -> its pieces and the n-grams cut out, for those that something is cut out of."""
+        numbers = list(texts)
+        found = {}
+        for suspect in self._index.find(list(texts.values())):
+            number = numbers[suspect.number]
+            document = SuspectDocument(suspect, self._index, self._rare)
+            pieces, ngrams = document.cut(texts[number], self._config)
+            if ngrams:
+                found[number] = pieces, ngrams
+        return found
+
+    def _write(
+        self, record: Record, cut: tuple[list[str], list[str]] | None, where: str, document: int, out: Part
+    ) -> None:
+        key = self._config.read.keys[0]
+        if cut is None:  # its n-grams are common ones
+            out.keep(record, len(record[key]))
+            return
+        pieces, ngrams = cut
+        tasks = Counter(self._tasks[self._owners[self._index.numbers[ngram]]] for ngram in ngrams)
+        for task, number in tasks.items():
+            out.counts[f"matched:{task}"] += number
+            out.counts[f"contaminated:{task}"] += 1
+        if not pieces or len(pieces) > self._config.max_pieces:
+            why = "too-many-pieces" if pieces else "nothing-left"
+            out.reject(record, why, f"{len(pieces)} pieces are left around {len(ngrams)} n-grams of tasks", where)
+            return
+        out.counts["trimmed" if len(pieces) == 1 else "split"] += 1
+        before = f"{record['split_id']}-" if "split_id" in record else ""
+        for i, piece in enumerate(pieces):
+            name = f"{before}{self._prefix}-{document:010d}-{i:04d}"
+            out.keep({**record, key: piece, "split_id": name}, len(piece))

@@ -11,17 +11,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcc.core.errors import MccError, UsageError
-from mcc.data.decontaminate import (
-    DecontaminateConfig,
-    Matcher,
-    TaskFile,
-    count_matches,
-    cut,
-    decontaminate,
-    task_ngrams,
-)
+from mcc.data.contamination import SuspectDocument
+from mcc.data.decontaminate import DecontaminateConfig, TaskFile, decontaminate
+from mcc.data.dictionary import task_ngrams
+from mcc.data.ngrams import NgramIndex
 
 TASK = TaskFile(name="lambada", path="unused")
+
+
+def index_of(tasks: list[str], top: int = 13, low: int = 8) -> NgramIndex:
+    return NgramIndex({ngram: i for i, ngram in enumerate(dict.fromkeys(task_ngrams(tasks, top, low)))}, top)
+
+
+def cut(text: str, index: NgramIndex, config: DecontaminateConfig) -> tuple[list[str], list[str]]:
+    found = [SuspectDocument(suspect, index).cut(text, config) for suspect in index.find([text])]
+    return found[0] if found else ([text], [])
+
+
+def count(text: str, index: NgramIndex) -> set[str]:
+    return set().union(*(SuspectDocument(suspect, index).count() for suspect in index.find([text])))
 
 
 def words_of(text: str) -> tuple[list[str], list[int]]:
@@ -101,14 +109,14 @@ def test_equals_the_plain_rule(text: str, tasks: list[str], top: int, low: int, 
     config = DecontaminateConfig(
         tasks=(TASK,), max_ngram=top, min_ngram=low, remove_chars_each_side=side, min_piece_chars=piece
     )
-    ngrams = dict.fromkeys(task_ngrams(iter(tasks), top, low))
-    matcher = Matcher(ngrams, top)
-    assert cut(text, matcher, config)[0] == plain_cut(text, set(ngrams), config)
-    assert count_matches(text, matcher) == plain_count(text, set(ngrams), top)
+    index = index_of(tasks, top, low)
+    ngrams = set(index.numbers)
+    assert cut(text, index, config)[0] == plain_cut(text, ngrams, config)
+    assert count(text, index) == plain_count(text, ngrams, top)
 
 
 def test_lengths_of_ngrams() -> None:
-    counts = {n: len(list(task_ngrams(iter([" ".join(f"w{i}" for i in range(n))])))) for n in (7, 8, 12, 13, 15)}
+    counts = {n: len(list(task_ngrams([" ".join(f"w{i}" for i in range(n))]))) for n in (7, 8, 12, 13, 15)}
     assert counts == {7: 0, 8: 1, 12: 1, 13: 1, 15: 3}
 
 
@@ -156,10 +164,10 @@ def test_too_many_pieces(tmp_path: Path) -> None:
 
 
 def test_linear_in_heavily_contaminated_text() -> None:
-    matcher = Matcher(dict.fromkeys(task_ngrams(iter([PASSAGE]))), 13)
+    index = index_of([PASSAGE])
     config = DecontaminateConfig(tasks=(TASK,))
     document = ("Some clean sentence stands here. " * 20 + PASSAGE + ". ") * 3000  # 2 MB, 3,000 matches
-    pieces, found = cut(document, matcher, config)
+    pieces, found = cut(document, index, config)
     assert len(found) == 3000 and len(pieces) == 3000
 
 

@@ -1,0 +1,156 @@
+"""N-grams looked for in many documents at once.
+
+A rolling hash of as many words as the shortest n-gram has (8 at most) is looked up for every position in one bit
+table; what passes is compared with the hashes of whole n-grams. What is left is nearly always a match, and the rule
+compares it as text.
+"""
+
+# W words of all texts, n words of an n-gram
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mcc.data.words import Words, split_words
+
+_SCREEN_WORDS = 8
+_BITS_EACH = 64  # of the table, for one n-gram, at least
+# Texts are taken together up to so many characters: what one pass makes still fits into the processor's cache.
+_TOGETHER_CHARS = 100_000
+_NGRAMS_TOGETHER = 1000
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A text that may hold n-grams.
+
+    Args:
+        number: of the text among those searched.
+        words, place: its words, and which text of theirs it is.
+        candidates: (position, words) of what may be n-grams: by position, the longest first, then by length.
+    """
+
+    number: int
+    words: Words
+    place: int
+    candidates: list[tuple[int, int]]
+
+
+class NgramIndex:
+    """Finds n-grams in documents.
+
+    Args:
+        numbers: every n-gram (words in lower case, one space between them) and its number.
+        max_ngram: words of the longest; documents with fewer words are not looked at.
+
+    Attributes:
+        lengths: how many words n-grams have, ascending.
+    """
+
+    def __init__(self, numbers: Mapping[str, int], max_ngram: int) -> None:
+        self.numbers = numbers
+        self.max_ngram = max_ngram
+        generator = np.random.default_rng(1)
+        self._powers = generator.integers(1, 1 << 63, size=max_ngram, dtype=np.uint64) | np.uint64(1)
+        self._hashes: dict[int, NDArray[np.uint64]] = {}
+        self.lengths, values = _by_length(list(numbers))
+        self._screen_words = min(_SCREEN_WORDS, self.lengths[0]) if self.lengths else 1
+        self._steps = _doublings(self._screen_words)
+        self._factors = generator.integers(1, 1 << 63, size=len(self._steps), dtype=np.uint64) | np.uint64(1)
+        for length, rows in values.items():
+            self._hashes[length] = np.sort((rows * self._powers[:length]).sum(axis=1, dtype=np.uint64))
+        size = self._screen_words
+        firsts = [self._rolling(rows[:, :size].ravel())[::size] for rows in values.values()]
+        first = np.sort(np.concatenate(firsts)) if firsts else np.zeros(0, dtype=np.uint64)
+        # A byte holds 8 of the table's bits; which one is said by the lowest bits of the hash, which byte by the top.
+        top = max(10, (max(len(first), 1) * _BITS_EACH // 8 - 1).bit_length())
+        self._shift = np.uint64(64 - top)
+        self._table = np.zeros(1 << top, dtype=np.uint8)
+        np.bitwise_or.at(self._table, first >> self._shift, _bit(first))
+        self._first = first
+
+    def find(self, texts: Sequence[str]) -> Iterator[Suspect]:
+        """Every text that may hold an n-gram, in order."""
+        batch: list[str] = []
+        size = 0
+        for number, text in enumerate(texts):
+            batch.append(text)
+            size += len(text)
+            if size >= _TOGETHER_CHARS:
+                yield from self._find(split_words(batch), number + 1 - len(batch))
+                batch, size = [], 0
+        if batch:
+            yield from self._find(split_words(batch), len(texts) - len(batch))
+
+    def _find(self, words: Words, first: int) -> Iterator[Suspect]:
+        hashed = self._rolling(words.values)
+        passed = (self._table[hashed >> self._shift] & _bit(hashed)) != 0
+        positions = np.flatnonzero(passed)
+        if not len(positions):
+            return
+        candidates = hashed[positions]
+        places = np.minimum(np.searchsorted(self._first, candidates), len(self._first) - 1)
+        positions = positions[self._first[places] == candidates]
+        hits = sorted(hit for length in self.lengths for hit in self._hits(words, positions, length))
+        if not hits:
+            return
+        texts = np.searchsorted(words.offsets, words.starts[[hit[0] for hit in hits]], side="right") - 1
+        for text in np.unique(texts).tolist():
+            mine = words.of(text)
+            if mine.stop - mine.start < self.max_ngram:
+                continue  # the rule does not look at such documents
+            begin, end = np.searchsorted(texts, (text, text + 1))
+            inside = [(at - mine.start, n) for at, _, n in hits[begin:end] if at + n <= mine.stop]
+            if inside:
+                yield Suspect(first + text, words, text, inside)
+
+    def _hits(self, words: Words, positions: NDArray[np.int64], length: int) -> Iterator[tuple[int, bool, int]]:
+        """(position, whether shorter than the longest, words): the order in which the rule looks."""
+        positions = positions[positions + length <= len(words.values)]
+        rows = words.values[positions[:, None] + np.arange(length)]
+        hashes = (rows * self._powers[:length]).sum(axis=1, dtype=np.uint64)
+        known = self._hashes[length]
+        places = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
+        for position in positions[known[places] == hashes].tolist():
+            yield position, length != self.max_ngram, length
+
+    def _rolling(self, values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """A hash of `_screen_words` words from every position on [W - screen words + 1]."""
+        for step, factor in zip(self._steps, self._factors, strict=True):
+            count = max(len(values) - step, 0)
+            values = values[:count] + values[step : step + count] * factor
+        return values
+
+
+def _doublings(words: int) -> list[int]:
+    """How far behind each hash the one lies that is added to it, until hashes span `words`.
+
+    >>> _doublings(8), _doublings(5)
+    ([1, 2, 4], [1, 2, 1])
+    """
+    steps = []
+    spanned = 1
+    while spanned < words:
+        steps.append(min(spanned, words - spanned))
+        spanned += steps[-1]
+    return steps
+
+
+def _bit(hashed: NDArray[np.uint64]) -> NDArray[np.uint8]:
+    return np.left_shift(np.uint8(1), (hashed & np.uint64(7)).astype(np.uint8))
+
+
+def _by_length(ngrams: Sequence[str]) -> tuple[list[int], dict[int, NDArray[np.uint64]]]:
+    """The numbers of the words of n-grams, those of one length together [n-grams, n]."""
+    if not ngrams:
+        return [], {}
+    chunks = [ngrams[start : start + _NGRAMS_TOGETHER] for start in range(0, len(ngrams), _NGRAMS_TOGETHER)]
+    values = np.concatenate([split_words(["\n".join(chunk)]).values for chunk in chunks])
+    counts = np.array([ngram.count(" ") + 1 for ngram in ngrams])
+    lengths = np.unique(counts).tolist()
+    repeated = np.repeat(counts, counts)
+    return lengths, {length: values[repeated == length].reshape(-1, length) for length in lengths}
