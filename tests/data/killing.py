@@ -66,7 +66,7 @@ class Killer:
     def __init__(self, at: int | None) -> None:
         self.at = at
         self.moments = 0
-        for place, name in ((works.ShardFiles, "add"), (works.ShardFiles, "end"), (works.Work, "set_done")):
+        for place, name in ((works.ShardFiles, "add"), (works.ShardFiles, "_note"), (works.Work, "set_done")):
             setattr(place, name, self._around(getattr(place, name)))
         jobs.publish = self._around(jobs.publish)
 
