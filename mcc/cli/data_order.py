@@ -19,21 +19,25 @@ def shuffle(
     inputs: steps.Inputs,
     output: steps.Output,
     seed: steps.Seed = None,
-    bucket_bytes: Annotated[int | None, typer.Option(help="Text in memory at once \\[default: 67108864].")] = None,
+    bucket_bytes: Annotated[
+        int | None, typer.Option(help="Text that a process sorts at once \\[default: 16777216].")
+    ] = None,
+    workers: steps.Workers = None,
+    rejects: steps.Rejects = None,
     text_key: steps.TextKey = None,
     on_error: steps.OnError = None,
     max_errors: steps.MaxErrors = None,
     as_json: console.JSON = False,
 ) -> None:
-    """Put documents into a random order, however many there are; the same seed gives the same order.
+    """Put documents into a random order, however many there are; the same seed and files give the same order.
 
     Example: [cyan]mcc data shuffle train.jsonl -o shuffled.jsonl --seed 1234[/]
     """
     from mcc.data.shuffle import ShuffleConfig, shuffle
 
-    values = steps.given(seed=seed, bucket_bytes=bucket_bytes)
+    values = steps.given(seed=seed, bucket_bytes=bucket_bytes, workers=workers)
     values["read"] = steps.read((text_key,) if text_key else None, on_error, max_errors)
-    report = shuffle(inputs, output, build(ShuffleConfig, values), console.reporter())
+    report = shuffle(inputs, output, build(ShuffleConfig, values), console.reporter(), rejects)
     steps.show(report, as_json, ("documents out", report.documents_out))
 
 
@@ -44,6 +48,8 @@ def holdout(
     held_out: Annotated[Path, typer.Option(metavar="FILE", help="File for the documents that are set aside.")],
     share: Annotated[float | None, typer.Option(help="Share that is set aside \\[default: 0.05].")] = None,
     seed: steps.Seed = None,
+    workers: steps.Workers = None,
+    rejects: steps.Rejects = None,
     text_key: steps.TextKey = None,
     on_error: steps.OnError = None,
     max_errors: steps.MaxErrors = None,
@@ -55,10 +61,68 @@ def holdout(
     """
     from mcc.data.holdout import HoldOutConfig, hold_out
 
-    values = steps.given(share=share, seed=seed)
+    values = steps.given(share=share, seed=seed, workers=workers)
     values["read"] = steps.read((text_key,) if text_key else None, on_error, max_errors)
-    report = hold_out(inputs, output, held_out, build(HoldOutConfig, values), console.reporter())
+    report = hold_out(inputs, output, held_out, build(HoldOutConfig, values), console.reporter(), rejects)
     steps.show(report, as_json, ("documents out", report.documents_out), ("held out", report.held_out))
+
+
+@app.command()
+def ids(
+    inputs: steps.Inputs,
+    output: steps.Output,
+    id_key: Annotated[str | None, typer.Option(help="Key that receives the id \\[default: id].")] = None,
+    id_prefix: Annotated[str | None, typer.Option(help="What every id begins with, before a dash.")] = None,
+    width: Annotated[int | None, typer.Option(help="Digits of the number \\[default: 10].")] = None,
+    workers: steps.Workers = None,
+    rejects: steps.Rejects = None,
+    text_key: steps.TextKey = None,
+    on_error: steps.OnError = None,
+    max_errors: steps.MaxErrors = None,
+    as_json: console.JSON = False,
+) -> None:
+    """Give every document an id: a prefix and its number, from 1, in the order of the inputs.
+
+    Example: [cyan]mcc data ids train.jsonl -o named.jsonl --id-prefix wiki[/] gives wiki-0000000001, ...
+    """
+    from mcc.data.ids import IdsConfig
+    from mcc.data.ids import ids as number
+
+    values = steps.given(key=id_key, prefix=id_prefix, width=width, workers=workers)
+    values["read"] = steps.read((text_key,) if text_key else None, on_error, max_errors)
+    report = number(inputs, output, build(IdsConfig, values), console.reporter(), rejects)
+    rows: list[tuple[str, object]] = [("documents out", report.documents_out)]
+    if report.replaced:
+        rows.append(("ids replaced", report.replaced))
+    steps.show(report, as_json, *rows)
+
+
+@app.command()
+def concat(
+    inputs: steps.Inputs,
+    output: steps.Output,
+    key: Annotated[
+        list[str] | None, typer.Option(metavar="OLD=NEW", help="Rename a key on the way; may be repeated.")
+    ] = None,
+    workers: steps.Workers = None,
+    rejects: steps.Rejects = None,
+    text_key: steps.TextKey = None,
+    on_error: steps.OnError = None,
+    max_errors: steps.MaxErrors = None,
+    as_json: console.JSON = False,
+) -> None:
+    """Make one file of many, of whatever formats, in their order; every line is checked.
+
+    Example: [cyan]mcc data concat 'part-*.jsonl.gz' more.parquet -o all.jsonl.zst --key content=text[/]
+    """
+    from mcc.data.concat import ConcatConfig
+    from mcc.data.concat import concat as join
+
+    values: dict[str, object] = steps.given(workers=workers)
+    values["keys"] = tuple(key or ())
+    values["read"] = steps.read((text_key,) if text_key else None, on_error, max_errors)
+    report = join(inputs, output, build(ConcatConfig, values), console.reporter(), rejects)
+    steps.show(report, as_json, *steps.kept(report))
 
 
 @app.command()

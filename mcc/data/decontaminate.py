@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,10 +55,13 @@ class DecontaminateConfig(CutConfig):
 
     tasks: tuple[TaskFile, ...] = ()
     dictionary: str | None = option(None, "saved dictionary to use instead of tasks")
+    workers: int = option(1, "processes")
     read: ReadConfig = field(default_factory=ReadConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.workers < 1:
+            raise UsageError(f"workers = {self.workers} must be at least 1")
         if not self.tasks and self.dictionary is None:
             raise UsageError("no task to decontaminate against", "give a task and its file, or a saved dictionary")
         if self.tasks and self.dictionary is not None:
@@ -91,10 +94,8 @@ def decontaminate(
     output: Path,
     config: DecontaminateConfig,
     reporter: Reporter = SILENT,
-    *,
     rejects: Path | None = None,
     save: Path | None = None,
-    workers: int = 1,
 ) -> DecontaminateReport:
     """Write the documents without what they share with the tasks.
 
@@ -103,19 +104,17 @@ def decontaminate(
 
     Args:
         save: a file for the n-grams and how many documents hold each, for `config.dictionary` of another run.
-        workers: processes.
 
     Raises:
         MccError: bad input, or a task's file gives no n-grams.
     """
-    return run(decontaminate_job(inputs, output, config, rejects=rejects, save=save), workers, reporter)
+    return run(decontaminate_job(inputs, output, config, rejects, save), config.workers, reporter)
 
 
 def decontaminate_job(
     inputs: Sequence[str | Path],
     output: Path,
     config: DecontaminateConfig,
-    *,
     rejects: Path | None = None,
     save: Path | None = None,
 ) -> Job[DecontaminateReport]:
@@ -149,7 +148,7 @@ def decontaminate_job(
     return Job(
         name="decontaminate",
         output=output,
-        key=[plain(config), _state(config)],
+        key=[plain(replace(config, workers=1)), _state(config)],
         phases=(
             Single(name=_DICTIONARY, run=partial(_prepare, config)),
             Map(

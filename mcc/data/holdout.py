@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from mcc.core.config import option
 from mcc.core.errors import MccError, UsageError
 from mcc.core.events import SILENT, Reporter
-from mcc.data.documents import ReadConfig
-from mcc.data.step import RecordWriter, Step, StepReport
+from mcc.data.blocks import Block, RecordSource
+from mcc.data.job import Apply, Job, Map, Single, run, step_report
+from mcc.data.part import Part
+from mcc.data.publish import Output, records_path
+from mcc.data.records import ReadConfig
+from mcc.data.step import StepReport, side_path
+from mcc.data.work import Work
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,11 +30,14 @@ class HoldOutConfig:
 
     share: float = option(0.05, "share of the documents to set aside")
     seed: int = option(1234, "seed of the choice")
+    workers: int = option(1, "processes")
     read: ReadConfig = field(default_factory=ReadConfig)
 
     def __post_init__(self) -> None:
         if not 0 < self.share < 1:
             raise UsageError(f"share = {self.share} is not between 0 and 1")
+        if self.workers < 1:
+            raise UsageError(f"workers = {self.workers} must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,28 +53,80 @@ def hold_out(
     held_out: Path,
     config: HoldOutConfig | None = None,
     reporter: Reporter = SILENT,
+    rejects: Path | None = None,
 ) -> HoldOutReport:
     """Write documents to `output`, but about a share of them to `held_out`: a document's text and the seed decide.
+
+    Args:
+        rejects: where bad lines go, `OUTPUT.rejects.jsonl` by default.
 
     Raises:
         MccError: one of the two files would be empty.
     """
     config = config or HoldOutConfig()
-    step = Step("holdout", inputs, output, read=config.read, reporter=reporter)
-    kept_apart = 0
-    with step, RecordWriter(held_out) as aside:
-        for record in step.records():
-            if chosen(record[config.read.keys[0]], config):
-                aside.write(record)
-                kept_apart += 1
+    return run(hold_out_job(inputs, output, held_out, config, rejects), config.workers, reporter)
+
+
+def hold_out_job(
+    inputs: Sequence[str | Path],
+    output: Path,
+    held_out: Path,
+    config: HoldOutConfig | None = None,
+    rejects: Path | None = None,
+) -> Job[HoldOutReport]:
+    """The step as a job."""
+    config = config or HoldOutConfig()
+    optional = rejects is None
+    rejects = rejects or side_path(output, "rejects")
+    outputs = (
+        Output(rejects, phase="holdout", stream="rejects", optional=optional),
+        Output(records_path(held_out), phase="holdout", stream="held"),
+        Output(records_path(output), phase="holdout", stream="out"),
+    )
+
+    def report(counts: Mapping[str, int], work: Work) -> HoldOutReport:
+        held = counts["held_out"]
+        return step_report(HoldOutReport, "holdout", counts, work, outputs, config.read.max_errors, held_out=held)
+
+    return Job(
+        name="holdout",
+        output=output,
+        key=[str(held_out), config.share, config.seed],
+        phases=(
+            Map(
+                name="holdout",
+                source=RecordSource(inputs, config.read),
+                make=partial(_choose, config),
+                streams={"out": output, "held": held_out, "rejects": rejects},
+            ),
+            Single(name="check", run=partial(_check, config.share)),
+        ),
+        outputs=outputs,
+        report=report,
+    )
+
+
+def _choose(config: HoldOutConfig, _: Work) -> Apply:
+    key = config.read.keys[0]
+
+    def apply(block: Block, out: Part) -> None:
+        for _, line, record in block.records_and_lines(config.read, out):
+            if chosen(record[key], config):
+                out.write_line("held", line.rstrip(b"\r"))
+                out.counts["held_out"] += 1
             else:
-                step.write(record)
-        if not kept_apart or kept_apart == step.documents_in:
-            raise MccError(
-                f"{step.documents_in} documents are too few to hold out a share of {config.share:g}",
-                "give more documents, or another share",
-            )
-    return step.report(HoldOutReport, held_out=kept_apart)
+                out.keep_line(line.rstrip(b"\r"), len(record[key]))
+
+    return apply
+
+
+def _check(share: float, work: Work, _: Reporter) -> None:
+    counts = work.counts("holdout")
+    if not counts["held_out"] or not counts["documents_out"]:
+        raise MccError(
+            f"{counts['documents_in']} documents are too few to hold out a share of {share:g}",
+            "give more documents, or another share",
+        )
 
 
 def chosen(text: str, config: HoldOutConfig) -> bool:
