@@ -1,15 +1,12 @@
-"""Megatron-LM's memory-mapped token files: `PREFIX.bin` holds tokens end to end, `PREFIX.idx` says where they start.
+"""Megatron-LM's token files: `PREFIX.bin` holds tokens end to end, `PREFIX.idx` says where they start.
 
-Layout of the index (little-endian): 9 bytes `MMIDIDX\\0\\0`; u64 version = 1; u8 dtype code; u64 S; u64 D;
-i32 sizes[S] in tokens; i64 pointers[S] in bytes; i64 doc_idx[D], which starts with 0 and has one entry more than
-there are documents: document d is the sequences doc_idx[d] .. doc_idx[d+1]-1.
+The layouts that can be read are described in `mcc.data.token_layouts`; the mapped one is written.
 """
 
 # S sequences, D entries of doc_idx (documents + 1)
 
 from __future__ import annotations
 
-import struct
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -22,24 +19,11 @@ from numpy.typing import DTypeLike, NDArray
 
 from mcc.core.errors import MccError
 from mcc.core.files import atomic_path, remove, require_file
+from mcc.data.token_index import pieces, write_index
+from mcc.data.token_layouts import AGAIN, DTYPES, code_of, read_layout
 
-MAGIC = b"MMIDIDX\x00\x00"
-VERSION = 1
-_HEADER = struct.Struct("<9sQBQQ")
-# Megatron-LM's codes; the two floats are for completeness, tokens are never floats.
-DTYPES: dict[int, np.dtype[Any]] = {
-    1: np.dtype("u1"),
-    2: np.dtype("i1"),
-    3: np.dtype("<i2"),
-    4: np.dtype("<i4"),
-    5: np.dtype("<i8"),
-    6: np.dtype("<f8"),
-    7: np.dtype("<f4"),
-    8: np.dtype("<u2"),
-}
 # Megatron-LM's limit: 16 bits hold 65536 values, the last ones are left free.
 UINT16_VOCABULARY = 65500
-_AGAIN = "write the token files again"
 
 Tokens = NDArray[Any]
 
@@ -73,6 +57,7 @@ class IndexedDataset:
         sizes: int32[S], tokens of each sequence.
         pointers: int64[S], byte offset of each sequence.
         doc_idx: int64[D], first sequence of each document, and S at the end.
+        layout: how the files are laid out, with the places of what they say.
 
     Raises:
         MccError: a file is missing, truncated, of another format, or the two do not belong together.
@@ -83,13 +68,10 @@ class IndexedDataset:
         self.prefix = Path(name[:-4] if name.endswith((".bin", ".idx")) else name)
         self._index_path = require_file(index_path(self.prefix), "token index")
         self._bin_path = require_file(bin_path(self.prefix), "token file")
-        count, doc_count = self._read_header()
-        index: NDArray[np.uint8] = np.memmap(self._index_path, dtype=np.uint8, mode="r")
-        ends = np.cumsum([_HEADER.size, 4 * count, 8 * count, 8 * doc_count])
-        sizes, pointers, doc_idx = (index[ends[i] : ends[i + 1]] for i in range(3))
-        self.sizes: NDArray[np.int32] = sizes.view("<i4")
-        self.pointers: NDArray[np.int64] = pointers.view("<i8")
-        self.doc_idx: NDArray[np.int64] = doc_idx.view("<i8")
+        layout = read_layout(self._index_path)
+        self.layout = layout
+        self.dtype = layout.dtype
+        self.sizes, self.pointers, self.doc_idx = layout.sizes, layout.pointers, layout.doc_idx
         stored = self._bin_path.stat().st_size // self.dtype.itemsize
         # An empty file cannot be mapped.
         self._tokens: Tokens = (
@@ -99,67 +81,56 @@ class IndexedDataset:
         )
         self._check_ends()
 
-    def _read_header(self) -> tuple[int, int]:
-        path = self._index_path
-        with path.open("rb") as file:
-            head = file.read(_HEADER.size)
-        if not head.startswith(MAGIC):
-            if head.startswith(b"TNTIDX"):
-                raise MccError(f"{path}: a 'lazy' or 'cached' index, not an mmap one", "write it again as mmap")
-            raise MccError(
-                f"{path}: not a token index (it starts with {head[:9]!r})", "give the prefix of .bin/.idx files"
-            )
-        if len(head) < _HEADER.size:
-            raise MccError(f"{path}: truncated in its header at byte {len(head)}", _AGAIN)
-        _, version, code, count, doc_count = _HEADER.unpack(head)
-        if version != VERSION:
-            raise MccError(f"{path}: index version {version}, only {VERSION} is known")
-        if code not in DTYPES:
-            raise MccError(f"{path}: unknown dtype code {code} at byte 17")
-        self.dtype = DTYPES[code]
-        needed = _HEADER.size + 12 * count + 8 * doc_count
-        present = path.stat().st_size
-        if present < needed:
-            raise MccError(f"{path}: truncated: its {count} sequences need {needed} bytes, it has {present}", _AGAIN)
-        if present > needed:
-            raise MccError(f"{path}: {present - needed} bytes too many after its {count} sequences", _AGAIN)
-        return count, doc_count
-
     def _check_ends(self) -> None:
         """What costs nothing to check on opening; `verify` checks every pointer."""
-        if len(self.doc_idx) and (self.doc_idx[0] != 0 or self.doc_idx[-1] != len(self)):
-            raise MccError(f"{self._index_path}: documents do not cover all {len(self)} sequences", _AGAIN)
+        for i, wanted in ((0, 0), (-1, len(self))) if len(self.doc_idx) else ():
+            if self.doc_idx[i] != wanted:
+                byte = self.layout.place("doc_idx", i % len(self.doc_idx))
+                raise MccError(
+                    f"{self._index_path}: byte {byte}: documents do not cover all {len(self)} sequences", AGAIN
+                )
         if len(self):
             needed = int(self.pointers[-1]) + int(self.sizes[-1]) * self.dtype.itemsize
             present = self._bin_path.stat().st_size
             if needed > present:
                 raise MccError(
-                    f"{self._bin_path}: truncated: its index needs {needed} bytes, it has {present}",
-                    _AGAIN,
+                    f"{self._bin_path}: truncated at byte {present}: its index needs {needed} bytes",
+                    AGAIN,
                 )
 
     def verify(self) -> None:
         """Check every size, pointer and document entry.
 
         Raises:
-            MccError: one is out of bounds; names the first.
+            MccError: one is out of bounds; names the first and its byte.
         """
-        itemsize = self.dtype.itemsize
-        ends = self.pointers + self.sizes.astype(np.int64) * itemsize
-        bad = np.flatnonzero(
-            (self.sizes < 0)
-            | (self.pointers < 0)
-            | (self.pointers % itemsize != 0)
-            | (ends > self._bin_path.stat().st_size)
-        )
-        if bad.size:
-            i = int(bad[0])
-            raise MccError(
-                f"{self._index_path}: sequence {i} ({self.sizes[i]} tokens at byte {self.pointers[i]}) "
-                f"is not inside {self._bin_path}"
-            )
-        if not len(self.doc_idx) or (np.diff(self.doc_idx) < 0).any():
-            raise MccError(f"{self._index_path}: document entries are not in order")
+        itemsize, present = self.dtype.itemsize, self._bin_path.stat().st_size
+        start = 0
+        for sizes, pointers in zip(pieces(self.sizes), pieces(self.pointers), strict=True):
+            # Compared without adding, which could overflow.
+            room = present - pointers
+            bad = (sizes < 0) | (pointers < 0) | (pointers % itemsize != 0) | (sizes.astype(np.int64) * itemsize > room)
+            if bad.any():
+                i = start + int(np.flatnonzero(bad)[0])
+                raise MccError(
+                    f"{self._index_path}: byte {self.layout.place('sizes' if self.sizes[i] < 0 else 'pointers', i)}: "
+                    f"sequence {i} ({self.sizes[i]} tokens at byte {self.pointers[i]}) is not inside {self._bin_path}",
+                    AGAIN,
+                )
+            start += len(sizes)
+        if not len(self.doc_idx):
+            raise MccError(f"{self._index_path}: it has no document entries", AGAIN)
+        last, start = 0, 0
+        for entries in pieces(self.doc_idx):
+            steps = np.diff(entries, prepend=last)
+            if (steps < 0).any():
+                i = start + int(np.flatnonzero(steps < 0)[0])
+                raise MccError(
+                    f"{self._index_path}: byte {self.layout.place('doc_idx', i)}: document entry {i} is "
+                    f"{self.doc_idx[i]}, less than the one before",
+                    AGAIN,
+                )
+            last, start = int(entries[-1]), start + len(entries)
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -217,12 +188,10 @@ class IndexedWriter:
     def __init__(self, prefix: str | Path, dtype: DTypeLike) -> None:
         self.prefix = Path(prefix)
         self.dtype = np.dtype(dtype).newbyteorder("<")
-        codes = [code for code, known in DTYPES.items() if known == self.dtype]
-        if not codes:
-            raise MccError(f"token files cannot hold {self.dtype}", "use uint16 or int32")
-        self._code = codes[0]
+        code_of(self.dtype)
         self._sizes = array("i")
-        self._doc_idx = array("q", [0])
+        self._documents = array("i")
+        self._open = 0
         self._stack = ExitStack()
         self._file: BinaryIO | None = None
 
@@ -246,14 +215,17 @@ class IndexedWriter:
         sizes = array("i", lengths)
         assert sum(sizes) == len(tokens)
         self._file.write(self._checked(tokens).tobytes())
-        before = len(self._sizes)
         self._sizes.extend(sizes)
-        if end_documents:
-            self._doc_idx.extend(range(before + 1, before + len(sizes) + 1))
+        if not end_documents:
+            self._open += len(sizes)
+        elif len(sizes):
+            self._documents.extend([self._open + 1, *[1] * (len(sizes) - 1)])
+            self._open = 0
 
     def end_document(self) -> None:
         """End a document; one without sequences counts too, as in Megatron-LM."""
-        self._doc_idx.append(len(self._sizes))
+        self._documents.append(self._open)
+        self._open = 0
 
     @property
     def tokens(self) -> int:
@@ -291,11 +263,5 @@ class IndexedWriter:
         return self._stack.__exit__(kind, error, trace)
 
     def _write_index(self) -> None:
-        sizes = np.frombuffer(self._sizes, dtype=np.int32) if self._sizes else np.empty(0, np.int32)
-        pointers = np.zeros(len(sizes), dtype="<i8")
-        np.cumsum(sizes[:-1].astype(np.int64) * self.dtype.itemsize, out=pointers[1:])
-        with self._index_temporary.open("wb") as file:
-            file.write(_HEADER.pack(MAGIC, VERSION, self._code, len(sizes), len(self._doc_idx)))
-            file.write(sizes.astype("<i4").tobytes())
-            file.write(pointers.tobytes())
-            file.write(np.frombuffer(self._doc_idx, dtype=np.int64).astype("<i8").tobytes())
+        sizes, documents = (np.array(values, dtype=np.int32) for values in (self._sizes, self._documents))
+        write_index(self._index_temporary, self.dtype, lambda: [sizes], lambda: [documents])

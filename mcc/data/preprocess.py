@@ -1,13 +1,17 @@
 """Documents to Megatron-LM's token files: `PREFIX_KEY_document.bin/.idx`, byte for byte what Megatron-LM writes.
 
-One defect of some forks is not copied: with `append_eod` the end-of-document token counts in the sizes.
+Two defects of some forks are not copied: with `append_eod` the end-of-document token counts in the sizes, and every
+key's index is written. What stays: a document without tokens is a document without sequences and gets no end token.
 """
+
+# S sequences (sentences or documents) of a block, D documents of a block
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,17 +20,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcc.core.config import option
-from mcc.core.errors import UsageError
+from mcc.core.errors import MccError, UsageError
 from mcc.core.events import SILENT, Reporter
-from mcc.data.documents import ReadConfig
-from mcc.data.indexed import IndexedWriter, token_dtype
-from mcc.data.step import Step, StepReport
-from mcc.data.tokenizer import TextTokenizer, load_tokenizer
-from mcc.data.workers import ordered_map
+from mcc.data.blocks import Block, RecordSource
+from mcc.data.engines import ENGINES, TokenizersEngine, TransformersEngine, check, choose_engine, make_engine, sample
+from mcc.data.indexed import bin_path, index_path, token_dtype
+from mcc.data.job import Job, Map, Single, run, step_report
+from mcc.data.part import Part
+from mcc.data.publish import Output
+from mcc.data.records import ReadConfig
+from mcc.data.sentences import SentenceConfig
+from mcc.data.step import StepReport
+from mcc.data.token_index import numbers, write_index
+from mcc.data.vocabulary import TextTokenizer, TokenizerFiles
+from mcc.data.work import Work
 
-# A batch ends after this many characters: large enough to keep a worker busy, small enough to bound memory.
-_BATCH_CHARS = 1 << 20
-_BATCH_DOCUMENTS = 512
+_ENCODE = "encode"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,128 +43,263 @@ class PreprocessConfig:
     """What is written. `read.keys` are the keys to take; each gets files of its own.
 
     Raises:
-        UsageError: `workers` is not positive.
+        UsageError: `workers` is not positive or the engine unknown.
     """
 
     append_eod: bool = option(False, "end every document with the end-of-document token")
     workers: int = option(1, "processes that tokenize")
+    engine: str = option("auto", "what tokenizes: auto, fastokens, tokenizers or words; the ids are the same")
+    sentences: SentenceConfig | None = option(None, "cut documents into sentences, a sequence each")
     read: ReadConfig = field(default_factory=ReadConfig)
 
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise UsageError(f"workers = {self.workers} must be at least 1")
+        if self.engine not in ENGINES:
+            raise UsageError(f"engine = {self.engine!r}", f"one of {', '.join(ENGINES)}")
+        if len(set(self.read.keys)) < len(self.read.keys):
+            raise UsageError(f"a key stands twice in {', '.join(self.read.keys)}", "name each once")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreprocessReport(StepReport):
-    """`tokens` by key, with the end-of-document tokens; `prefixes` are what training takes."""
+    """`tokens` and `sequences` by key, with the end-of-document tokens; `prefixes` are what training takes."""
 
     tokens: dict[str, int]
+    sequences: dict[str, int]
     prefixes: dict[str, str]
     vocab_size: int
     dtype: str
+    engine: str
 
 
-# For one key: the tokens of a batch end to end, and the length of each document.
-Encoded = tuple[NDArray[Any], list[int]]
-
-
-def document_prefix(prefix: str | Path, key: str = "text") -> Path:
+def document_prefix(prefix: str | Path, key: str = "text", level: str = "document") -> Path:
     """The prefix of the files for `key`.
 
     >>> str(document_prefix("out/wiki"))
     'out/wiki_text_document'
     """
-    return Path(f"{prefix}_{key}_document")
-
-
-def encode_batch(tokenizer: TextTokenizer, eod: int | None, texts: list[list[str]]) -> list[Encoded]:
-    """Tokens of `texts[key][document]`; a document without tokens gets no `eod` either (as in Megatron-LM)."""
-    dtype = token_dtype(tokenizer.vocab_size)
-    out = []
-    for column in texts:
-        flat: list[int] = []
-        lengths = []
-        for text in column:
-            ids = tokenizer.encode(text)
-            if ids and eod is not None:
-                ids.append(eod)
-            flat += ids
-            lengths.append(len(ids))
-        out.append((np.array(flat, dtype=dtype), lengths))
-    return out
+    return Path(f"{prefix}_{key}_{level}")
 
 
 def preprocess(
     inputs: Sequence[str | Path],
     output_prefix: str | Path,
-    tokenizer: str | Path,
+    tokenizer: str | Path | TokenizerFiles,
     config: PreprocessConfig | None = None,
     reporter: Reporter = SILENT,
+    rejects: Path | None = None,
 ) -> PreprocessReport:
-    """Tokenize documents into token files. The number of workers does not change a byte.
+    """Tokenize documents into token files. The number of workers and the engine do not change a byte.
 
     Raises:
         MccError: bad input, or `append_eod` with a vocabulary that has no such token; no file is written then.
     """
     config = config or PreprocessConfig()
-    loaded = load_tokenizer(tokenizer)
+    try:
+        job = preprocess_job(inputs, output_prefix, tokenizer, config, reporter, rejects)
+        report = run(job, config.workers, reporter)
+    except EngineFailure as failure:
+        if config.engine != "auto":
+            raise
+        reporter.warn(f"{failure.what}; all is done again with the engine tokenizers")
+        plain = replace(config, engine=TokenizersEngine.name)
+        report = run(
+            preprocess_job(inputs, output_prefix, tokenizer, plain, reporter, rejects), config.workers, reporter
+        )
+    if not any(report.tokens.values()):
+        reporter.warn(f"preprocess: {report.documents_in} documents without tokens")
+    return report
+
+
+class EngineFailure(MccError):
+    """A fast engine gave wrong ids in the middle of a run."""
+
+
+def preprocess_job(
+    inputs: Sequence[str | Path],
+    output_prefix: str | Path,
+    tokenizer: str | Path | TokenizerFiles,
+    config: PreprocessConfig | None = None,
+    reporter: Reporter = SILENT,
+    rejects: Path | None = None,
+) -> Job[PreprocessReport]:
+    """`preprocess` as a job, for any number of machines.
+
+    Raises:
+        MccError, UsageError: as `preprocess`, for what can be seen before the first document.
+    """
+    config = config or PreprocessConfig()
+    files = tokenizer if isinstance(tokenizer, TokenizerFiles) else TokenizerFiles(model=str(tokenizer))
+    loaded = files.read()
     eod = loaded.require_eod() if config.append_eod else None
-    keys = config.read.keys
-    prefixes = {key: document_prefix(output_prefix, key) for key in keys}
+    engine, why = choose_engine(config.engine, loaded)
+    if why:
+        reporter.note(f"preprocess: engine {engine} ({why})")
     dtype = token_dtype(loaded.vocab_size)
-    step = Step("preprocess", inputs, None, read=config.read, reporter=reporter)
-    with ExitStack() as stack:
-        stack.enter_context(step)
-        writers = [stack.enter_context(IndexedWriter(prefixes[key], dtype)) for key in keys]
-        make = partial(_encoder, loaded.source, eod)
-        for batch in ordered_map(make, _batches(step, keys), config.workers):
-            for writer, (flat, lengths) in zip(writers, batch, strict=True):
-                _write(writer, flat, lengths)
-    tokens = {key: writer.tokens for key, writer in zip(keys, writers, strict=True)}
-    if not any(tokens.values()):
-        reporter.warn(f"preprocess: {step.documents_in} documents without tokens")
-    files = tuple(f"{prefix}{ending}" for prefix in prefixes.values() for ending in (".bin", ".idx"))
-    return step.report(
-        PreprocessReport,
-        documents_out=step.documents_in,
-        outputs=files,
-        tokens=tokens,
-        prefixes={key: str(prefix) for key, prefix in prefixes.items()},
-        vocab_size=loaded.vocab_size,
-        dtype=str(dtype),
+    if loaded.largest_id > np.iinfo(dtype).max:
+        raise MccError(
+            f"{loaded.source}: token {loaded.largest_id} does not fit {dtype}, which Megatron-LM stores "
+            f"{loaded.vocab_size} tokens in",
+            "a vocabulary without holes",
+        )
+    if config.sentences is not None:
+        config.sentences.load()  # complain now, not in a worker
+    keys = config.read.keys
+    level = "document" if config.sentences is None else "sentence"
+    prefixes = [document_prefix(output_prefix, key, level) for key in keys]
+    rejects = rejects or Path(f"{output_prefix}.rejects.jsonl")
+    outputs = [Output(rejects, phase=_ENCODE, stream="rejects", optional=True)]
+    for i, prefix in enumerate(prefixes):
+        # The index that makes the tokens readable comes last.
+        outputs += [
+            Output(bin_path(prefix), phase=_ENCODE, stream=f"tokens{i}"),
+            Output(index_path(prefix), file=f"{i}.idx"),
+        ]
+    streams: dict[str, Path | None] = {"rejects": rejects}
+    streams |= {f"{name}{i}": None for i in range(len(keys)) for name in ("tokens", "sizes", "documents")}
+
+    def report(counts: Counter[str], work: Work) -> PreprocessReport:
+        return step_report(
+            PreprocessReport,
+            "preprocess",
+            {**counts, "documents_out": counts["documents_in"]},
+            work,
+            outputs,
+            config.read.max_errors,
+            tokens={key: counts[f"tokens:{key}"] for key in keys},
+            sequences={key: counts[f"sequences:{key}"] for key in keys},
+            prefixes={key: str(prefix) for key, prefix in zip(keys, prefixes, strict=True)},
+            vocab_size=loaded.vocab_size,
+            dtype=str(dtype),
+            engine=engine,
+        )
+
+    return Job(
+        name="preprocess",
+        output=index_path(prefixes[0]),
+        # The engine is left out: it does not change a byte.
+        key=[config.append_eod, repr(config.sentences), loaded.special, _fingerprint(loaded), str(output_prefix)],
+        phases=(
+            Map(
+                name=_ENCODE,
+                source=RecordSource(inputs, config.read),
+                make=partial(_encoder, _Packed.of(loaded), eod, engine, config),
+                streams=streams,
+            ),
+            Single(name="index", run=partial(_write_indices, keys, dtype)),
+        ),
+        outputs=outputs,
+        report=report,
+        inputs=[path for path in (loaded.source,) if path.is_file()],
     )
 
 
-def _write(writer: IndexedWriter, flat: NDArray[Any], lengths: list[int]) -> None:
-    if all(lengths):
-        writer.add_many(flat, lengths)
-        return
-    start = 0
-    for length in lengths:
-        # A document without tokens has no sequence, but it is a document (as in Megatron-LM).
-        if length:
-            writer.add(flat[start : start + length])
-        else:
-            writer.end_document()
-        start += length
+@dataclass(frozen=True)
+class _Packed:
+    """A tokenizer on its way to a worker process."""
+
+    backend: Any
+    kind: type[TextTokenizer]
+    source: Path
+    eod: int | None
+    special: bool
+
+    @classmethod
+    def of(cls, tokenizer: TextTokenizer) -> _Packed:
+        return cls(tokenizer.backend, type(tokenizer), tokenizer.source, tokenizer.eod, tokenizer.special)
+
+    def unpacked(self) -> TextTokenizer:
+        found = self.kind(self.backend, self.source, self.eod)
+        found.special = self.special
+        return found
 
 
-def _batches(step: Step, keys: Sequence[str]) -> Iterator[list[list[str]]]:
-    """Texts by key, then document."""
-    texts: list[list[str]] = [[] for _ in keys]
-    chars = 0
-    for record in step.records():
-        for column, key in zip(texts, keys, strict=True):
-            column.append(record[key])
-            chars += len(record[key])
-        if chars >= _BATCH_CHARS or len(texts[0]) >= _BATCH_DOCUMENTS:
-            yield texts
-            texts, chars = [[] for _ in keys], 0
-    if texts[0]:
-        yield texts
+def _fingerprint(tokenizer: TextTokenizer) -> str:
+    to_str = getattr(tokenizer.backend, "to_str", None)
+    layout = to_str() if to_str else repr(sorted(tokenizer.backend.get_vocab().items()))
+    return hashlib.sha256(f"{layout} {tokenizer.eod}".encode()).hexdigest()
 
 
-def _encoder(source: Path, eod: int | None) -> Callable[[list[list[str]]], list[Encoded]]:
-    """`encode_batch` with the tokenizer of `source`, for a worker process."""
-    return partial(encode_batch, load_tokenizer(source), eod)
+def _encoder(
+    packed: _Packed, eod: int | None, name: str, config: PreprocessConfig, work: Work
+) -> Callable[[Block, Part], None]:
+    """What a worker process does to a block."""
+    tokenizer = packed.unpacked()
+    engine = make_engine(name, tokenizer)
+    split = config.sentences.load() if config.sentences is not None else None
+    dtype = token_dtype(tokenizer.vocab_size)
+    trusted = name in (TokenizersEngine.name, TransformersEngine.name)
+    keys = config.read.keys
+
+    def apply(block: Block, out: Part) -> None:
+        texts: list[list[str]] = [[] for _ in keys]
+        for _, record in block.records(config.read, out):
+            for column, key in zip(texts, keys, strict=True):
+                column.append(record[key])
+        for i, (key, column) in enumerate(zip(keys, texts, strict=True)):
+            counts = np.ones(len(column), dtype=np.int64)
+            if split is not None:
+                cut = [split(text) for text in column]
+                counts = np.fromiter(map(len, cut), dtype=np.int64, count=len(cut))
+                column = [sentence for sentences in cut for sentence in sentences]
+            if not trusted:
+                _check(engine, tokenizer, column, block)
+            ids, lengths = engine.encode(column)
+            tokens, sizes, documents = assemble(ids, lengths, counts, eod)
+            out.write_bytes(f"tokens{i}", tokens.astype(dtype).tobytes())
+            out.write_bytes(f"sizes{i}", sizes.astype("<i4").tobytes())
+            out.write_bytes(f"documents{i}", documents.astype("<i4").tobytes())
+            out.counts[f"tokens:{key}"] += len(tokens)
+            out.counts[f"sequences:{key}"] += len(sizes)
+
+    return apply
+
+
+def _check(engine: Any, tokenizer: TextTokenizer, texts: list[str], block: Block) -> None:
+    try:
+        check(engine, tokenizer, sample(texts, block.unit + block.part))
+    except MccError as error:
+        raise EngineFailure(error.what, error.hint) from error
+
+
+def assemble(
+    ids: NDArray[Any], lengths: NDArray[np.int64], counts: NDArray[np.int64], eod: int | None
+) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64]]:
+    """The sequences of some documents by Megatron-LM's rules.
+
+    Args:
+        ids: tokens of all sentences end to end.
+        lengths: int64[sentences], the tokens of each; those without any are no sequences.
+        counts: int64[D], the sentences of each document.
+        eod: put at the end of every document that has tokens, in its last sequence.
+
+    Returns:
+        (tokens, sizes int64[S], sequences of each document int64[D]).
+
+    >>> assemble(np.array([5, 6, 7]), np.array([2, 0, 1]), np.array([2, 0, 1]), 9)
+    (array([5, 6, 9, 7, 9]), array([3, 2]), array([1, 0, 1]))
+    """
+    filled = lengths > 0
+    # Sentences with tokens before each document's end, then the difference.
+    before = np.concatenate(([0], np.cumsum(filled)))[np.cumsum(counts)] if len(counts) else np.empty(0, np.int64)
+    documents = np.diff(before, prepend=0).astype(np.int64)
+    sizes = lengths[filled]
+    if eod is None or not len(sizes):
+        return ids, sizes, documents
+    last = before[documents > 0] - 1
+    sizes[last] += 1
+    ends = np.cumsum(sizes)[last] - 1
+    kept = np.ones(len(ids) + len(ends), dtype=bool)
+    kept[ends] = False
+    tokens = np.empty(len(kept), dtype=ids.dtype)
+    tokens[kept] = ids
+    tokens[ends] = eod
+    return tokens, sizes, documents
+
+
+def _write_indices(keys: Sequence[str], dtype: np.dtype[Any], work: Work, reporter: Reporter) -> None:
+    """Write the index of each key's tokens from the sizes that the blocks gave."""
+    for i in range(len(keys)):
+        sizes, documents = (partial(numbers, work.parts(_ENCODE, f"{name}{i}")) for name in ("sizes", "documents"))
+        write_index(work.path(f"{i}.idx"), dtype, sizes, documents)

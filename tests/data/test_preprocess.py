@@ -74,7 +74,7 @@ def test_several_keys(jsonl: Write, tokenizer: Path, tmp_path: Path) -> None:
         assert [loaded.decode(tokens.tolist()) for tokens in data] == texts
         assert data.documents == 2
     with pytest.raises(MccError, match=r"in\.jsonl:1: no key 'text'"):
-        preprocess([path], tmp_path / "new", tokenizer)
+        preprocess([path], tmp_path / "new", tokenizer, PreprocessConfig(read=ReadConfig(on_error="fail")))
     assert not list(tmp_path.glob("*new*"))
 
 
