@@ -45,17 +45,68 @@ def tokenizer(
 
 @app.command()
 def preprocess(
-    inputs: steps.Inputs,
     output_prefix: Annotated[Path, typer.Option(metavar="PREFIX", help="Files are PREFIX_KEY_document.bin/.idx.")],
+    inputs: Annotated[
+        list[Path] | None, typer.Argument(metavar="IN...", help="Files to read, in order.", show_default=False)
+    ] = None,
+    input_files: Annotated[
+        list[Path] | None, typer.Option("--input", metavar="IN", help="The same, under Megatron-LM's name.")
+    ] = None,
     tokenizer: Annotated[
-        Path,
-        typer.Option(metavar="PATH", help="tokenizer.json, its folder, or GPT-2's vocab.json + merges.txt in one."),
-    ],
-    append_eod: Annotated[bool, typer.Option("--append-eod", help="End every document with its end token.")] = False,
-    workers: steps.Workers = None,
+        Path | None,
+        typer.Option(
+            "--tokenizer",
+            "--tokenizer-model",
+            metavar="PATH",
+            help="tokenizer.json, its folder or transformers', GPT-2's folder, or BERT's vocab.txt.",
+        ),
+    ] = None,
+    vocab_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="GPT-2's vocab.json (with --merge-file) or BERT's vocab.txt.")
+    ] = None,
+    merge_file: Annotated[Path | None, typer.Option(metavar="FILE", help="GPT-2's merges.txt.")] = None,
+    tokenizer_type: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TYPE",
+            help="HuggingFaceTokenizer, GPT2BPETokenizer, BertWordPieceLowerCase or BertWordPieceCase "
+            "\\[default: seen from the files].",
+        ),
+    ] = None,
+    special_tokens: Annotated[
+        bool | None,
+        typer.Option(
+            "--special-tokens/--no-special-tokens",
+            "/--tokenizer-hf-no-include-special-tokens",
+            help="Put the tokenizer's special tokens around every text "
+            "\\[default: HuggingFaceTokenizer yes, the others no].",
+            show_default=False,
+        ),
+    ] = None,
     json_keys: Annotated[
         list[str] | None,
         typer.Option(metavar="A,B", help="Keys to tokenize, each into files of its own \\[default: text]."),
+    ] = None,
+    append_eod: Annotated[bool, typer.Option("--append-eod", help="End every document with its end token.")] = False,
+    split_sentences: Annotated[
+        bool, typer.Option("--split-sentences", help="A sequence a sentence: PREFIX_KEY_sentence.bin/.idx.")
+    ] = False,
+    keep_newlines: Annotated[bool, typer.Option("--keep-newlines", help="Keep white space between sentences.")] = False,
+    lang: Annotated[str | None, typer.Option(help="Language of the sentences \\[default: english].")] = None,
+    sentence_splitter: Annotated[
+        str | None, typer.Option(metavar="punkt|sentencex", help="sentencex needs no download \\[default: punkt].")
+    ] = None,
+    punkt: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Punkt's parameters \\[default: NLTK's data folders].")
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(metavar="auto|fastokens|tokenizers|words", help="What tokenizes; the ids are the same."),
+    ] = None,
+    dataset_impl: Annotated[str, typer.Option(metavar="mmap", help="Layout of the files; mmap is written.")] = "mmap",
+    workers: steps.Workers = None,
+    rejects: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where bad lines go \\[default: PREFIX.rejects.jsonl].")
     ] = None,
     on_error: steps.OnError = None,
     max_errors: steps.MaxErrors = None,
@@ -63,15 +114,153 @@ def preprocess(
 ) -> None:
     """Tokenize documents into Megatron-LM's .bin/.idx files, byte for byte as Megatron-LM writes them.
 
+    Killed and started again, it goes on. Megatron-LM's --partitions are not needed: --workers do not change a byte.
+
     Example: [cyan]mcc data preprocess in.jsonl --output-prefix data/wiki --tokenizer tokenizer.json --append-eod[/]
+
+    Example: [cyan]mcc data preprocess --input in.jsonl --output-prefix data/bert --vocab-file vocab.txt
+    --tokenizer-type BertWordPieceLowerCase --split-sentences --workers 4[/]
     """
     from mcc.data.preprocess import PreprocessConfig, preprocess
+    from mcc.data.vocabulary import TokenizerFiles
 
-    values = steps.given(append_eod=append_eod, workers=workers)
+    if dataset_impl != "mmap":
+        raise UsageError(f"--dataset-impl {dataset_impl}: only mmap is written", "cached and lazy files can be read")
+    paths = [*(inputs or []), *(input_files or [])]
+    if not paths:
+        raise UsageError("nothing to read", "give files, or --input FILE")
+    sentences = steps.given(
+        splitter=sentence_splitter, lang=lang, keep_newlines=keep_newlines or None, punkt=_text(punkt)
+    )
+    if sentences and not split_sentences:
+        raise UsageError("options for sentences without --split-sentences", "add --split-sentences")
+    values = steps.given(append_eod=append_eod, workers=workers, engine=engine)
+    if split_sentences:
+        values["sentences"] = sentences
     values["read"] = steps.read(steps.words(json_keys), on_error, max_errors)
-    report = preprocess(inputs, output_prefix, tokenizer, build(PreprocessConfig, values), console.reporter())
+    files = TokenizerFiles(
+        model=_text(tokenizer),
+        vocab_file=_text(vocab_file),
+        merge_file=_text(merge_file),
+        kind=tokenizer_type,
+        special_tokens=special_tokens,
+    )
+    report = preprocess(paths, output_prefix, files, build(PreprocessConfig, values), console.reporter(), rejects)
     tokens = [(f"tokens: {key}", count) for key, count in report.tokens.items()]
-    steps.show(report, as_json, *tokens, ("vocabulary", report.vocab_size), ("stored as", report.dtype))
+    tokens += [(f"sentences: {key}", count) for key, count in report.sequences.items() if split_sentences]
+    about = [("vocabulary", report.vocab_size), ("stored as", report.dtype), ("engine", report.engine)]
+    steps.show(report, as_json, *tokens, *about)
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+@app.command()
+def merge(
+    output_prefix: Annotated[Path, typer.Option(metavar="PREFIX", help="Of the files to write.")],
+    prefixes: Annotated[
+        list[Path] | None, typer.Argument(metavar="PREFIX...", help="Token files to join, in order.")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--input", metavar="FOLDER", help="Join all token files of a folder, by name.")
+    ] = None,
+    as_json: console.JSON = False,
+) -> None:
+    """Join token files, as Megatron-LM's merge_datasets.py does.
+
+    Example: [cyan]mcc data merge part0_text_document part1_text_document --output-prefix all_text_document[/]
+    """
+    from mcc.data.merge import merge, prefixes_in
+
+    if (not prefixes) == (folder is None):
+        raise UsageError("give prefixes, or --input FOLDER")
+    found = prefixes_in(folder) if folder is not None else list(prefixes or [])
+    report = merge(found, output_prefix, console.reporter())
+    if as_json:
+        console.print_json(report)
+        return
+    rows = [("sources", len(report.sources)), ("documents", report.documents), ("sequences", report.sequences)]
+    rows += [("tokens", report.tokens)]
+    shown = [(name, console.cell(value)) for name, value in rows]
+    shown += [("stored as", report.dtype), ("wrote", report.prefix + ".bin"), ("wrote", report.prefix + ".idx")]
+    console.table("merge", ["", ""], shown)
+
+
+@app.command()
+def verify(
+    prefixes: Annotated[
+        list[Path], typer.Argument(metavar="PREFIX...", help="Paths of .bin and .idx files, without ending.")
+    ],
+    vocab_size: Annotated[int | None, typer.Option(min=1, help="Every token must be below this.")] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Every token must be in this tokenizer's vocabulary.")
+    ] = None,
+    as_json: console.JSON = False,
+) -> None:
+    """Check token files to the last number: structure, bounds, every pointer, every token. Exit code 1 if one is wrong.
+
+    Example: [cyan]mcc data verify data/wiki_text_document --tokenizer tokenizer.json[/]
+    """
+    from mcc.data.verify import verify
+
+    if vocab_size is not None and tokenizer is not None:
+        raise UsageError("--vocab-size and --tokenizer say the same", "give one")
+    if tokenizer is not None:
+        from mcc.data.vocabulary import load_tokenizer
+
+        vocab_size = load_tokenizer(tokenizer).largest_id + 1
+    reports = [verify(prefix, vocab_size, console.reporter()) for prefix in prefixes]
+    if as_json:
+        console.print_json(reports)
+        return
+    columns = ["prefix", "layout", "dtype", "documents", "sequences", "tokens", "largest token", ""]
+    rows = [
+        (r.prefix, r.layout, r.dtype, r.documents, r.sequences, r.tokens, r.largest_token, "whole") for r in reports
+    ]
+    console.table("verify", columns, rows)
+
+
+@app.command()
+def index(
+    prefix: Annotated[Path, typer.Argument(metavar="PREFIX", help="Path of the .bin and .idx files, without ending.")],
+    seq_length: Annotated[int | None, typer.Option(help="Tokens of a sample \\[default: 128].")] = None,
+    train_iters: Annotated[int | None, typer.Option(help="Training steps of the run.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training documents, in its place.")] = None,
+    eval_iters: Annotated[int | None, typer.Option(help="Steps of a held-out evaluation \\[default: 10].")] = None,
+    global_batch_size: Annotated[int | None, typer.Option(help="Samples of a step \\[default: 16].")] = None,
+    seed: steps.Seed = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="A,B,C", help="Weights of the parts \\[default: 949,50,1].")
+    ] = None,
+    all_documents: Annotated[
+        bool, typer.Option("--all-documents", help="No split: the run has --valid-data-path.")
+    ] = False,
+    as_json: console.JSON = False,
+) -> None:
+    """Build the sample indices of a training run beside the data; a run with the same settings takes them.
+
+    Example: [cyan]mcc data index data/wiki_text_document --seq-length 1024 --train-iters 10000[/]
+    """
+    from mcc.data.sample_index import IndexConfig, index
+
+    values = steps.given(
+        seq_length=seq_length,
+        train_iters=train_iters,
+        epochs=epochs,
+        eval_iters=eval_iters,
+        global_batch_size=global_batch_size,
+        seed=seed,
+        split=split,
+        all_documents=all_documents or None,
+    )
+    report = index(prefix, build(IndexConfig, values), console.reporter())
+    if as_json:
+        console.print_json(report)
+        return
+    columns = ["part", "documents", "tokens", "epochs", "samples", "kept in"]
+    rows = [(p.part, p.documents, p.tokens, p.epochs, p.samples, p.path) for p in report.parts]
+    console.table("index", columns, rows)
 
 
 @app.command()

@@ -73,6 +73,44 @@ def count_epochs(tokens: int, seq_length: int, num_samples: int) -> Epochs:
     return Epochs(count, before_last, num_samples - before_last < int(_SEPARATE_BELOW * per_epoch))
 
 
+@dataclass(frozen=True)
+class SampleKey:
+    """What decides the samples of token files: documents `start` .. `stop`-1, L, how many samples, and the seed."""
+
+    start: int
+    stop: int
+    seq_length: int
+    num_samples: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Indices:
+    """The order of documents int32[E*N], the sample starts int64[M+1, 2], and the order of samples uint32[M]."""
+
+    doc_idx: NDArray[np.int32]
+    sample_idx: NDArray[np.int64]
+    shuffle_idx: NDArray[np.unsignedinteger]
+
+
+def build_indices(dataset: IndexedDataset, documents: NDArray[np.int32], key: SampleKey) -> Indices:
+    """The indices of some sequences for a setting.
+
+    Raises:
+        MccError: the documents hold no tokens.
+    """
+    tokens = int(dataset.sizes[documents].sum(dtype=np.int64)) if len(documents) else 0
+    if tokens == 0:
+        raise MccError(f"{dataset.prefix}: {len(documents)} documents without tokens", "give this split more weight")
+    epochs = count_epochs(tokens, key.seq_length, key.num_samples)
+    generator = np.random.RandomState(key.seed)
+    doc_idx = _document_order(documents, epochs, generator)
+    sample_idx = _sample_starts(dataset.sizes, doc_idx, key.seq_length)
+    total = len(sample_idx) - 1
+    shuffle_idx = _visiting_order(epochs.before_last if epochs.separate_last else total, total, generator)
+    return Indices(doc_idx, sample_idx, shuffle_idx)
+
+
 class GPTSamples:
     """At least `num_samples` samples of L+1 tokens from some documents, in Megatron-LM's order.
 
@@ -82,6 +120,7 @@ class GPTSamples:
         seq_length: L.
         num_samples: how many are wanted; `len` is the next whole number of epochs.
         seed: of the one generator that shuffles documents, then samples.
+        indices: what `build_indices` gave for this setting; None to build them.
 
     Attributes:
         doc_idx: int32[E*N], the documents in the order in which they are laid end to end.
@@ -99,23 +138,17 @@ class GPTSamples:
         seq_length: int,
         num_samples: int,
         seed: int = 1234,
+        indices: Indices | None = None,
     ) -> None:
         if seq_length < 1 or num_samples < 1:
             raise UsageError(f"seq_length = {seq_length} and num_samples = {num_samples} must be at least 1")
         self.dataset = dataset
         self.seq_length = seq_length
         self.documents = np.asarray(documents, dtype=np.int32)
-        tokens = int(dataset.sizes[self.documents].sum(dtype=np.int64)) if len(self.documents) else 0
-        if tokens == 0:
-            raise MccError(
-                f"{dataset.prefix}: {len(self.documents)} documents without tokens", "give this split more weight"
-            )
-        epochs = count_epochs(tokens, seq_length, num_samples)
-        generator = np.random.RandomState(seed)
-        self.doc_idx = _document_order(self.documents, epochs, generator)
-        self.sample_idx = _sample_starts(dataset.sizes, self.doc_idx, seq_length)
-        total = len(self.sample_idx) - 1
-        self.shuffle_idx = _visiting_order(epochs.before_last if epochs.separate_last else total, total, generator)
+        if indices is None:
+            key = SampleKey(0, len(self.documents), seq_length, num_samples, seed)
+            indices = build_indices(dataset, self.documents, key)
+        self.doc_idx, self.sample_idx, self.shuffle_idx = indices.doc_idx, indices.sample_idx, indices.shuffle_idx
 
     def __len__(self) -> int:
         return len(self.shuffle_idx)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mcc.core.errors import MccError
 from mcc.data.indexed import IndexedDataset
+from mcc.data.sample_index import cached_samples
 from mcc.data.samples import GPTSamples, split_documents
 from mcc.train.config import TrainConfig
 
@@ -78,14 +79,15 @@ def _documents(config: TrainConfig, held_out: bool) -> tuple[IndexedDataset, ran
         raise MccError("no training data", "--data-path PREFIX, as `mcc data preprocess` wrote it")
     if config.data.valid_data_path:
         dataset = IndexedDataset(config.data.valid_data_path if held_out else config.data.data_path)
-        return dataset, range(len(dataset.doc_idx) - 1)
+        return dataset, range(len(dataset))
     dataset = IndexedDataset(config.data.data_path)
-    parts = split_documents(len(dataset.doc_idx) - 1, config.data.split)
+    # As in Megatron-LM the sequences are counted: a document without tokens has none.
+    parts = split_documents(len(dataset), config.data.split)
     return dataset, parts[1 if held_out else 0]
 
 
 def _batches(
     config: TrainConfig, dataset: IndexedDataset, documents: range, count: int, replica: int, replicas: int
 ) -> Batches:
-    samples = GPTSamples(dataset, documents, config.model.seq_length, count, config.run.seed)
+    samples = cached_samples(dataset, documents, config.model.seq_length, count, config.run.seed)
     return Batches(samples, config.run.global_batch_size, replica, replicas, config.model.vocab_size)
