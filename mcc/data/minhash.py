@@ -1,29 +1,33 @@
-"""Near-duplicates by MinHash and locality-sensitive hashing, vectorised over the shingles of a document.
+"""MinHash sketches of a whole block of documents at a time, and the bands by which near-duplicates meet.
 
-A document is the set of its runs of `shingle_chars` characters; likeness is the Jaccard index of two sets.
-Signatures are one-permutation MinHash (Li, Owen, Zhang 2012) with optimal densification (Shrivastava 2017): one sort
-a document in place of one pass a permutation.
+Fast similarity sketching (Dahlgaard, Knudsen, Thorup 2017): every shingle chooses one of K slots, the least value in a
+slot stays; slots that nothing chose are tried again with another hash. One pass over the text instead of K, and for any
+number of shingles two sketches agree in a share of slots that estimates their Jaccard index as well as K permutations
+do.
 """
 
-# N distinct shingles of a document, K signature length = bands * rows
+# n documents, K slots of a sketch (a power of two), b bands, r rows, W windows
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mcc.core.errors import UsageError
+from mcc.data.shingles import PIECE_CHARS, mixed, windows
 
+# Another number when sketches of the same text become different: fingerprints of other versions are refused.
+SKETCH_VERSION = 1
 _U64 = np.uint64
-# Odd multipliers of the shingle hash and constants of its finaliser (splitmix64, Steele et al. 2014).
-_MULTIPLIER = _U64(0x9E3779B97F4A7C15)
-_MIX = (_U64(0xBF58476D1CE4E5B9), _U64(0x94D049BB133111EB))
-# Twelve bits a character: five of them fit one 64-bit number, so that shingles are compared exactly.
-_PACKED_BITS = 12
-# Behind the last code point: fills up a text that is shorter than a shingle.
-_NO_CHARACTER = 0x110000
+_MULTIPLIERS = (_U64(0xD6E8FEB86659FD93), _U64(0xCF1BBCDCB7A56463))
+_ROUND = 0xA0761D6478BD642F
+_EMPTY = 0xFFFFFFFF
+# After so many passes slots are still empty in documents of a few shingles only; those are filled one by one.
+_ROUNDS = 24
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Bands:
     rows: int
 
     def candidate_probability(self, jaccard: float) -> float:
-        """`1 - (1 - J^rows)^bands`, for signatures whose values agree with probability J.
+        """`1 - (1 - J^rows)^bands`, for sketches whose values agree with probability J.
 
         >>> round(Bands(16, 8).candidate_probability(0.8), 3)
         0.947
@@ -42,13 +46,14 @@ class Bands:
         return float(1 - (1 - jaccard**self.rows) ** self.bands)
 
 
-def choose_bands(threshold: float, num_perm: int = 128) -> Bands:
-    """The bands that datasketch chooses when a missed duplicate counts 49 times a needless comparison.
+@lru_cache
+def choose_bands(threshold: float, num_perm: int = 256) -> Bands:
+    """The bands that datasketch chooses when a missed duplicate counts 199 times a needless comparison.
 
     Candidates are compared exactly, so a needless one costs a moment; a missed one stays in the corpus.
 
     Raises:
-        UsageError: the threshold is not between 0 and 1, or the signature is too short for it.
+        UsageError: the threshold is not between 0 and 1, or the sketch too short.
     """
     from datasketch import MinHashLSH
 
@@ -56,159 +61,110 @@ def choose_bands(threshold: float, num_perm: int = 128) -> Bands:
         raise UsageError(f"threshold = {threshold} must be above 0 and at most 1")
     if num_perm < 2:
         raise UsageError(f"num_perm = {num_perm} must be at least 2")
-    try:
-        # Its choice has no solution close to 1; bands for a lower threshold find those documents too.
-        chosen = MinHashLSH(threshold=min(threshold, 0.95), num_perm=num_perm, weights=(0.02, 0.98))
-    except ValueError as error:
-        raise UsageError(f"num_perm = {num_perm} is too small for threshold = {threshold}", "128 is usual") from error
+    # Its choice has no solution close to 1; bands for a lower threshold find those documents too.
+    chosen = MinHashLSH(threshold=min(threshold, 0.95), num_perm=num_perm, weights=(0.005, 0.995))
     return Bands(chosen.b, chosen.r)
 
 
-def shingles(text: str, chars: int) -> NDArray[np.uint64]:
-    """uint64[N], sorted: a hash of every distinct run of `chars` characters; of the whole text when it is shorter."""
-    points = _code_points(text)
-    if len(points) == 0:
-        return points
-    if len(points) < chars:
-        points = np.concatenate((points, np.full(chars - len(points), _NO_CHARACTER, dtype=np.uint64)))
-    windows = len(points) - chars + 1
-    hashed = np.zeros(windows, dtype=np.uint64)
-    for i in range(chars):
-        hashed *= _MULTIPLIER
-        hashed += points[i : i + windows]
-    return _distinct(_mixed(hashed))
-
-
-def _code_points(text: str) -> NDArray[np.uint64]:
-    if text.isascii():
-        return np.frombuffer(text.encode("ascii"), dtype=np.uint8).astype(np.uint64)
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4").astype(np.uint64)
-
-
-def _distinct(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    values.sort()
-    return values[np.concatenate(([True], values[1:] != values[:-1]))]
-
-
-def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """A bijection of 64-bit numbers whose every output bit depends on every input bit."""
-    mixed = values ^ (values >> _U64(30))
-    mixed *= _MIX[0]
-    mixed ^= mixed >> _U64(27)
-    mixed *= _MIX[1]
-    mixed ^= mixed >> _U64(31)
-    return mixed
-
-
-class Alphabet:
-    """Numbers the characters of a corpus as they come, so that a shingle's packed numbers are exact, not a hash."""
-
-    def __init__(self) -> None:
-        # 0: not seen yet.
-        self._numbers = np.zeros(_NO_CHARACTER, dtype=np.uint64)
-        self._used = 0
-
-    def shingles(self, text: str, chars: int) -> NDArray[np.uint64] | None:
-        """uint64[N], sorted: the distinct shingles of `text`; None when they cannot be packed into 64 bits.
-
-        That is so for texts shorter than a shingle, for long shingles, and past 4,095 different characters.
-        """
-        if chars * _PACKED_BITS > 64 or len(text) < chars:
-            return None
-        points = _code_points(text)
-        numbers = self._numbers[points]
-        if not numbers.all():
-            new = np.unique(points[numbers == 0])
-            if self._used + len(new) >= 1 << _PACKED_BITS:
-                return None
-            self._numbers[new] = np.arange(self._used + 1, self._used + len(new) + 1, dtype=np.uint64)
-            self._used += len(new)
-            numbers = self._numbers[points]
-        windows = len(numbers) - chars + 1
-        packed = numbers[:windows].copy()
-        for i in range(1, chars):
-            packed <<= _U64(_PACKED_BITS)
-            packed |= numbers[i : i + windows]
-        return _distinct(packed)
-
-
-def jaccard(left: str, right: str, chars: int) -> float:
-    """The exact Jaccard index of the shingle sets of two texts; 1 for two empty ones.
-
-    >>> jaccard("abcdef", "abcdeg", 5)
-    0.3333333333333333
-    """
-    if left == right:
-        return 1.0
-    if not left or not right:
-        return 0.0
-    one, other = (_plain_shingles(text, chars) for text in (left, right))
-    return len(one & other) / len(one | other)
-
-
-def set_jaccard(left: NDArray[np.uint64], right: NDArray[np.uint64]) -> float:
-    """The Jaccard index of two sorted sets without repetitions."""
-    both = np.concatenate((left, right))
-    both.sort(kind="stable")  # two sorted runs: merged, not sorted
-    common = int(np.count_nonzero(both[1:] == both[:-1]))
-    return common / (len(both) - common)
-
-
-def _plain_shingles(text: str, chars: int) -> set[str]:
-    return {text[i : i + chars] for i in range(max(len(text) - chars, 0) + 1)}
-
-
 class Signer:
-    """Makes signatures of K = bands * rows values, and the keys of their bands.
+    """Makes sketches of K >= bands * rows values, and the keys of their bands.
 
     Args:
         bands: from `choose_bands`.
-        seed: of densification; signatures of different seeds cannot be compared.
+        chars: characters of a shingle.
     """
 
-    def __init__(self, bands: Bands, seed: int = 1) -> None:
+    def __init__(self, bands: Bands, chars: int) -> None:
         self.bands = bands
-        self.length = bands.bands * bands.rows
-        generator = np.random.default_rng(seed)
-        # Where an empty bin borrows from, at its first, second, ... try: the same for every document.
-        self._donors = generator.integers(0, self.length, size=(64, self.length))
-        width = -(-(1 << 64) // self.length)
-        self._bounds = np.array([i * width for i in range(1, self.length)], dtype=np.uint64)
-        self._band_salt = generator.integers(1, 1 << 63, size=bands.rows, dtype=np.uint64) | _U64(1)
+        self.chars = chars
+        self._bits = max((bands.bands * bands.rows - 1).bit_length(), 1)
+        self.slots = 1 << self._bits
+        self._slot_salts = mixed(np.arange(1, self.slots + 1, dtype=np.uint64))
+        self._row_salts = mixed(np.arange(1 << 32, (1 << 32) + bands.rows, dtype=np.uint64)) | _U64(1)
 
-    def signature(self, shingles: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        """uint64[K]: for each of K equal ranges of hashes the least hash in it, or that of a range which has one.
+    def sketches(self, texts: Sequence[str]) -> NDArray[np.uint32]:
+        """uint32[n, K]."""
+        found = np.full((len(texts) + 1, self.slots), _EMPTY, dtype=np.uint32)
+        for hashes, rows in windows(texts, self.chars):
+            self._scatter(found, hashes, rows, 0)
+        for some in _groups(np.flatnonzero((found[:-1] == _EMPTY).any(axis=1)).tolist(), texts):
+            found[some] = self._filled(found[some], [texts[i] for i in some])
+        return found[:-1]
 
-        Args:
-            shingles: uint64[N], N > 0, sorted hashes as `shingles` makes them: they are the permutation.
-        """
-        starts = np.zeros(self.length + 1, dtype=np.int64)
-        starts[1:-1] = np.searchsorted(shingles, self._bounds)
-        starts[-1] = len(shingles)
-        empty = starts[:-1] == starts[1:]
-        values = shingles[np.minimum(starts[:-1], len(shingles) - 1)]
-        if empty.any():
-            values = self._densified(values, empty)
-        return values
+    def _scatter(
+        self, found: NDArray[np.uint32], hashes: NDArray[np.uint64], rows: NDArray[np.int64], attempt: int
+    ) -> None:
+        values = hashes + _U64(_ROUND * attempt & (1 << 64) - 1)
+        values *= _MULTIPLIERS[0]
+        values ^= values >> _U64(32)
+        values *= _MULTIPLIERS[1]
+        slots = (values >> _U64(64 - self._bits)).view(np.int64)
+        slots += rows << self._bits
+        values >>= _U64(32 - self._bits)
+        np.minimum.at(found.reshape(-1), slots, values.astype(np.uint32))
 
-    def _densified(self, values: NDArray[np.uint64], empty: NDArray[np.bool_]) -> NDArray[np.uint64]:
-        out = values.copy()
-        missing = np.flatnonzero(empty)
-        for donors in self._donors:
-            chosen = donors[missing]
-            found = ~empty[chosen]
-            out[missing[found]] = values[chosen[found]]
-            missing = missing[~found]
-            if not missing.size:
-                return out
-        # So few bins are filled that no try met one: the first filled bin serves, for equal sets the same one.
-        out[missing] = values[np.flatnonzero(~empty)[0]]
-        return out
+    def _filled(self, found: NDArray[np.uint32], texts: Sequence[str]) -> NDArray[np.uint32]:
+        """The sketches with their empty slots filled."""
+        parts = [(h, r) for h, r in _distinct_windows(texts, self.chars) if len(h)]
+        hashes, rows = (np.concatenate(each) for each in zip(*parts, strict=True))
+        hashes, rows = hashes[rows < len(texts)], rows[rows < len(texts)]
+        for attempt in range(1, _ROUNDS):
+            empty = found == _EMPTY
+            needy = empty.any(axis=1)
+            if not needy.any():
+                return found
+            if not needy.all():
+                still = needy[rows]
+                hashes, rows = hashes[still], rows[still]
+            again = np.full_like(found, _EMPTY)
+            self._scatter(again, hashes, rows, attempt)
+            found[empty] = again[empty]
+        # A document of few shingles: the least value for each slot on its own.
+        for i in np.flatnonzero((found == _EMPTY).any(axis=1)):
+            own = hashes[rows == i]
+            slots = np.flatnonzero(found[i] == _EMPTY)
+            values = (own[:, None] ^ self._slot_salts[slots]) * _MULTIPLIERS[0]
+            found[i, slots] = (mixed(values) >> _U64(33)).min(axis=0)  # below 2^31: never _EMPTY
+        return found
 
-    def band_keys(self, signature: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        """uint64[bands]: one number for the rows of each band."""
-        rows = signature.reshape(self.bands.bands, self.bands.rows)
-        keys = np.zeros(self.bands.bands, dtype=np.uint64)
-        for i, salt in enumerate(self._band_salt):
-            keys = _mixed(keys * salt + rows[:, i])
+    def band_keys(self, sketches: NDArray[np.uint32]) -> NDArray[np.uint64]:
+        """uint64[b, n]: one number for the rows of each band."""
+        count, rows = self.bands.bands, self.bands.rows
+        values = sketches[:, : count * rows].reshape(len(sketches), count, rows)
+        keys = np.zeros((count, len(sketches)), dtype=np.uint64)
+        for i, salt in enumerate(self._row_salts):
+            keys *= salt
+            keys += values[:, :, i].T
+            keys = mixed(keys)
         return keys
+
+
+def _groups(chosen: list[int], texts: Sequence[str]) -> Iterator[list[int]]:
+    """The chosen texts, some at a time: their windows stay in the processor's cache."""
+    group: list[int] = []
+    chars = 0
+    for i in chosen:
+        group.append(i)
+        chars += len(texts[i])
+        if chars >= PIECE_CHARS:
+            yield group
+            group, chars = [], 0
+    if group:
+        yield group
+
+
+def _distinct_windows(texts: Sequence[str], chars: int) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.int64]]]:
+    """`windows`, but a long text (it repeats itself, or its slots would be full) gives few: its distinct ones."""
+    short = [text if len(text) <= 4 * PIECE_CHARS else "" for text in texts]
+    for hashes, rows in windows(short, chars):
+        yield hashes, np.where(_is_long(texts)[rows], len(texts), rows)
+    for i, text in enumerate(texts):
+        if len(text) > 4 * PIECE_CHARS:
+            found = np.zeros(0, dtype=np.uint64)
+            for hashes, rows in windows([text], chars):
+                found = np.unique(np.concatenate((found, hashes[rows == 0])))
+            yield found, np.full(len(found), i, dtype=np.int64)
+
+
+def _is_long(texts: Sequence[str]) -> NDArray[np.bool_]:
+    return np.array([*(len(text) > 4 * PIECE_CHARS for text in texts), False])

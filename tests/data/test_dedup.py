@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import random
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mcc.core.errors import MccError, UsageError
-from mcc.data.dedup import DedupConfig, dedup
-from mcc.data.minhash import Alphabet, Bands, Signer, choose_bands, jaccard, set_jaccard, shingles
+from mcc.core.events import SILENT
+from mcc.data import candidates, compare, fingerprints
+from mcc.data.dedup import DedupConfig, Sides, dedup, dedup_job
+from mcc.data.job import Map, finish, run_phase
+from mcc.data.records import ReadConfig
+from mcc.data.work import opened
 from tests.data.conftest import Write, read
+from tests.data.test_shingles import truth
 
 WORDS = ("river", "stone", "under", "bright", "morning", "lantern", "copper", "follow", "gentle", "winter", "harbour")
-
-
-def truth(left: str, right: str, chars: int = 5) -> float:
-    sets = [{text[i : i + chars] for i in range(max(len(text) - chars, 0) + 1)} for text in (left, right)]
-    if left == right:
-        return 1.0
-    return len(sets[0] & sets[1]) / len(sets[0] | sets[1]) if left and right else 0.0
 
 
 def family(generator: random.Random, size: int) -> list[str]:
@@ -36,52 +36,6 @@ def family(generator: random.Random, size: int) -> list[str]:
             changed[generator.randrange(len(changed))] = generator.choice(WORDS) + str(generator.randrange(100))
         texts.append(" ".join(changed))
     return texts
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.text("abé🦊", max_size=40), st.text("abé🦊", max_size=40), st.integers(1, 7))
-def test_jaccard_is_exact(left: str, right: str, chars: int) -> None:
-    assert jaccard(left, right, chars) == truth(left, right, chars)
-    alphabet = Alphabet()
-    one, other = alphabet.shingles(left, chars), alphabet.shingles(right, chars)
-    if one is not None and other is not None:
-        assert set_jaccard(one, other) == truth(left, right, chars)
-
-
-def test_more_characters_than_can_be_packed() -> None:
-    alphabet = Alphabet()
-    assert alphabet.shingles("".join(map(chr, range(0x4E00, 0x4E00 + 4095))), 5) is not None
-    assert alphabet.shingles("".join(map(chr, range(0x5E00, 0x5E10))), 5) is None
-    assert alphabet.shingles("丁" * 9, 5) is not None
-
-
-def test_signatures_agree_as_often_as_the_jaccard_index() -> None:
-    """The expectation is the index; 60 pairs of 119 values make a standard error of their mean below 0.006."""
-    signer = Signer(Bands(17, 7))
-    generator = random.Random(3)
-    differences = []
-    for _ in range(20):
-        texts = family(generator, 3)
-        signatures = [signer.signature(shingles(text, 5)) for text in texts]
-        for i, j in itertools.combinations(range(3), 2):
-            differences.append(float((signatures[i] == signatures[j]).mean()) - truth(texts[i], texts[j]))
-    assert abs(np.mean(differences)) < 0.02 and max(map(abs, differences)) < 0.2
-
-
-def test_short_texts_have_signatures_too() -> None:
-    signer = Signer(Bands(17, 7))
-    for text in ("a", "abcde", "abcdef"):
-        assert (signer.signature(shingles(text, 5)) == signer.signature(shingles(text, 5))).all()
-    assert len(shingles("", 5)) == 0 and len(shingles("a", 5)) == 1
-    assert shingles("ab", 5) != shingles("ac", 5)
-
-
-def test_bands_follow_the_threshold() -> None:
-    for threshold in (0.5, 0.7, 0.8, 0.9):
-        bands = choose_bands(threshold)
-        assert bands.bands * bands.rows <= 128
-        assert bands.candidate_probability(threshold) > 0.95
-        assert bands.candidate_probability(threshold / 3) < 0.2
 
 
 def test_keeps_the_first_and_names_the_pair(jsonl: Write, tmp_path: Path) -> None:
@@ -142,18 +96,260 @@ def test_names(jsonl: Write, tmp_path: Path) -> None:
         dedup([path], tmp_path / "o.jsonl", DedupConfig(key=key), duplicates=tmp_path / "d.jsonl")
         (pair,) = read(tmp_path / "d.jsonl")
         assert (pair["removed"], pair["kept"]) == expected
-    with pytest.raises(MccError, match=r"in\.jsonl:1: no key 'x'"):
-        dedup([path], tmp_path / "new.jsonl", DedupConfig(key="x"))
-    assert not (tmp_path / "new.jsonl").exists()
+    strict = DedupConfig(key="x", read=ReadConfig(on_error="fail"))
+    with pytest.raises(
+        MccError, match=r"in\.jsonl:1: no key 'x' to name the document by \(there is 'text', 'url', 'n'"
+    ):
+        dedup([path], tmp_path / "new.jsonl", strict)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["d.jsonl", "in.jsonl", "o.jsonl"]
+    report = dedup([path], tmp_path / "new.jsonl", DedupConfig(key="x"))
+    assert (report.documents_in, report.documents_out, report.bad_lines, report.chars_in) == (0, 0, 2, 0)
+    assert "no key 'x'" in read(tmp_path / "new.rejects.jsonl")[0]["reason"]
 
 
 def test_wrong_settings(jsonl: Write, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="num_perm = 2 is too small for threshold = 1"):
-        choose_bands(1.0, 2)
     for options in ({"threshold": 0}, {"threshold": 1.1}, {"shingle_chars": 0}, {"num_perm": 1}, {"bands": 4}):
         with pytest.raises(UsageError):
             DedupConfig(**options)
     path = jsonl("in.jsonl", ["x"])
-    with pytest.raises(UsageError, match="is an input or the output"):
+    with pytest.raises(UsageError, match="both input and output"):
         dedup([path], tmp_path / "o.jsonl", duplicates=path)
+    for options in (
+        {"keep": "last"},
+        {"keep": "best"},
+        {"by": "score"},
+        {"engine": "slow"},
+        {"normalize": "upper", "exact": True},
+        {"normalize": "letters"},
+        {"workers": 0},
+    ):
+        with pytest.raises(UsageError):
+            DedupConfig(**options)
+
+
+def corpus(seed: int, families: int = 12, copies: int = 3) -> list[str]:
+    generator = random.Random(seed)
+    texts = [text for _ in range(families) for text in family(generator, 5)]
+    texts += [generator.choice(texts) for _ in range(copies * families)]
+    texts += ["", "", "ab", "ab", "日本語" * 40, "日本語" * 40 + "です"]
+    generator.shuffle(texts)
+    return texts
+
+
+def greedy(texts: list[str], order: Sequence[int], loaded: Sequence[str] = (), threshold: float = 0.8) -> list[int]:
+    """Brute force: each document in turn stays unless it is a duplicate of one that stays."""
+    kept: list[int] = []
+    for i in order:
+        others = [*loaded, *(texts[j] for j in kept)]
+        if all(truth(texts[i], other) < threshold for other in others):
+            kept.append(i)
+    return sorted(kept)
+
+
+def kept_of(path: Path) -> list[int]:
+    return [record["id"] for record in read(path)]
+
+
+def write(jsonl: Write, name: str, texts: list[str], first: int = 0) -> Path:
+    return jsonl(name, [{"id": first + i, "text": text, "n": i * 7 % 11} for i, text in enumerate(texts)])
+
+
+# So many bands of one value that any pair of duplicates meets: the result must be that of brute force.
+ALL = {"bands": 128, "rows": 1}
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 10**6), st.sampled_from(["first", "longest", "best"]), st.sampled_from([0.5, 0.8, 0.95]))
+def test_the_result_is_that_of_brute_force(
+    jsonl: Write, tmp_path: Path, seed: int, keep: str, threshold: float
+) -> None:
+    texts = corpus(seed, 6)
+    path = write(jsonl, "in.jsonl", texts)
+    config = DedupConfig(keep=keep, by="n" if keep == "best" else None, threshold=threshold, **ALL)
+    dedup([path], tmp_path / "out.jsonl", config, duplicates=tmp_path / "dup.jsonl")
+    rank = {"first": lambda i: i, "longest": lambda i: (-len(texts[i]), i), "best": lambda i: (-(i * 7 % 11), i)}[keep]
+    order = sorted(range(len(texts)), key=rank)
+    kept = greedy(texts, order, threshold=threshold)
+    assert kept_of(tmp_path / "out.jsonl") == kept
+    pairs = read(tmp_path / "dup.jsonl")
+    assert [pair["removed"] for pair in pairs] == [i for i in range(len(texts)) if i not in kept]
+    for pair in pairs:
+        expected = next(i for i in order if i in kept and truth(texts[i], texts[pair["removed"]]) >= threshold)
+        assert pair["kept"] == expected
+        assert pair["similarity"] == round(truth(texts[expected], texts[pair["removed"]]), 6)
+
+
+def test_little_memory_gives_the_same(jsonl: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys spread over files, rows put together a few at a time, caches of a few entries, blocks of a few documents."""
+    path = write(jsonl, "in.jsonl", corpus(1))
+    outputs = [tmp_path / "out.jsonl", tmp_path / "dup.jsonl"]
+    for keep in ("first", "longest"):
+        dedup([path], outputs[0], DedupConfig(keep=keep), duplicates=outputs[1])
+        expected = [output.read_bytes() for output in outputs]
+        with monkeypatch.context() as patch:
+            patch.setattr(candidates, "SORTED_ENTRIES", 10)
+            patch.setattr(candidates, "_ROWS", 7)
+            patch.setattr(compare, "_CACHED_SMALL", 3)
+            patch.setattr(compare, "_CACHED_SHINGLES_BYTES", 10_000)
+            small = ReadConfig(block_bytes=10_000)
+            dedup([path], outputs[0], DedupConfig(keep=keep, read=small), duplicates=outputs[1])
+        assert [output.read_bytes() for output in outputs] == expected
+
+
+def test_workers_and_shards_give_the_same(jsonl: Write, tmp_path: Path) -> None:
+    paths = [write(jsonl, "a.jsonl", corpus(1)), write(jsonl, "b.jsonl", corpus(2), 1000)]
+    read_small = ReadConfig(block_bytes=20_000)
+    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
+    dedup(paths, one, DedupConfig(read=read_small))
+    dedup(paths, two, DedupConfig(read=read_small, workers=2))
+    assert one.read_bytes() == two.read_bytes()
+    sharded = tmp_path / "sharded.jsonl"
+    job = dedup_job(paths, sharded, DedupConfig(read=read_small))
+    with opened(sharded, job.fingerprint()) as work:
+        for phase in job.phases:
+            for rank in (2, 0, 1) if isinstance(phase, Map) else (0,):
+                run_phase(phase, work, job.name, rank=rank, world=3)
+        report = finish(job, work, SILENT)
+    assert sharded.read_bytes() == one.read_bytes() and report.documents_in > report.documents_out > 0
+
+
+@pytest.mark.parametrize("engine", ["fast", "datasketch"])
+def test_fingerprints_stand_for_an_earlier_corpus(jsonl: Write, tmp_path: Path, engine: str) -> None:
+    texts = corpus(3)
+    half = len(texts) // 2
+    a, b = write(jsonl, "a.jsonl", texts[:half]), write(jsonl, "b.jsonl", texts[half:], half)
+    config = DedupConfig(engine=engine, bands=40, rows=2)
+    dedup([a, b], tmp_path / "both.jsonl", config, duplicates=tmp_path / "both.dup.jsonl")
+    dedup([a], tmp_path / "first.jsonl", config, sides=Sides(save=tmp_path / "a.prints"))
+    later = Sides(load=(tmp_path / "a.prints",), duplicates=tmp_path / "dup.jsonl", save=tmp_path / "b.prints")
+    report = dedup([b], tmp_path / "second.jsonl", config, sides=later)
+    kept = kept_of(tmp_path / "first.jsonl") + kept_of(tmp_path / "second.jsonl")
+    assert kept == kept_of(tmp_path / "both.jsonl") and report.documents_in == len(texts) - half
+    pairs = [pair for pair in read(tmp_path / "both.dup.jsonl") if pair["removed"] >= half]
+    assert read(tmp_path / "dup.jsonl") == pairs
+    # All that has been kept so far: nothing of it is new.
+    all_prints = Sides(load=(tmp_path / "a.prints", tmp_path / "b.prints"))
+    assert dedup([a, b], tmp_path / "none.jsonl", config, sides=all_prints).documents_out == 0
+    # Whatever is kept of the new ones, loaded ones come first.
+    longest = DedupConfig(engine=engine, keep="longest", bands=40, rows=2)
+    dedup([b], tmp_path / "longest.jsonl", longest, sides=Sides(load=(tmp_path / "a.prints",)))
+    order = sorted(range(half, len(texts)), key=lambda i: (-len(texts[i]), i))
+    loaded = [texts[i] for i in kept_of(tmp_path / "first.jsonl")]
+    assert kept_of(tmp_path / "longest.jsonl") == greedy(texts, order, loaded)
+
+
+def test_datasketch_reads_its_fingerprints(jsonl: Write, tmp_path: Path) -> None:
+    from datasketch import MinHash, MinHashLSH
+
+    texts = family(random.Random(2), 4)
+    path = write(jsonl, "in.jsonl", texts)
+    prints = tmp_path / "p.prints"
+    dedup([path], tmp_path / "o.jsonl", DedupConfig(engine="datasketch", threshold=1), sides=Sides(save=prints))
+    lsh = MinHashLSH(threshold=0.5, num_perm=next(fingerprints.minhashes(prints))[1].hashvalues.size)
+    for (name, sketch), text in zip(fingerprints.minhashes(prints), texts, strict=True):
+        lsh.insert(name, sketch)
+        own = MinHash(num_perm=len(sketch))
+        own.update_batch([text[i : i + 5].encode() for i in range(len(text) - 4)])
+        assert sketch.jaccard(own) == 1.0 and name in lsh.query(own)
+    dedup([path], tmp_path / "o.jsonl", DedupConfig(), sides=Sides(save=prints))
+    with pytest.raises(MccError, match="sketches of engine fast"):
+        list(fingerprints.minhashes(prints))
+
+
+def test_fingerprints_that_do_not_fit_are_refused(
+    jsonl: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(jsonl, "in.jsonl", corpus(4, 2))
+    prints, out = tmp_path / "p.prints", tmp_path / "o.jsonl"
+    dedup([path], out, DedupConfig(threshold=0.7), sides=Sides(save=prints))
+    whole = prints.read_bytes()
+    sides = Sides(load=(prints,))
+
+    def refused(because: str, **options: Any) -> None:
+        with pytest.raises(MccError, match=because):
+            dedup([path], tmp_path / "new.jsonl", DedupConfig(**{"threshold": 0.7, **options}), sides=sides)
+        assert not (tmp_path / "new.jsonl").exists()
+
+    refused("p.prints: made with bands = ", bands=9, rows=9)
+    refused("p.prints: made with shingle_chars = 5, not 6", shingle_chars=6)
+    refused("p.prints: made with engine = fast, not datasketch", engine="datasketch")
+    refused("p.prints: made with exact = False, not True", exact=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("mcc.data.sketch.SKETCH_VERSION", 2)
+        refused("p.prints: made with library = mcc sketch 1, not mcc sketch 2")
+    dedup([path], out, DedupConfig(threshold=0.9, bands=42, rows=6), sides=sides)  # the bands of 0.7
+    for broken, because in (
+        (b"", "no fingerprints"),
+        (b'{"text": "a"}\n', "no fingerprints"),
+        (bytes(100), "no fingerprints"),
+        (whole.replace(b'"version": 1', b'"version": 9'), "format 9, this version reads 1"),
+        (whole[: len(whole) // 2], "damaged at byte"),
+        (whole[:-100], "cut off at byte"),
+        (whole.replace(b"MCCF", b"ABCD"), "damaged at byte"),
+    ):
+        prints.write_bytes(broken)
+        refused(because)
+    prints.unlink()
+    refused("no such fingerprints")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_damage_to_fingerprints_is_told_in_one_line(jsonl: Write, tmp_path: Path, data: st.DataObject) -> None:
+    path, prints = tmp_path / "in.jsonl", tmp_path / "p.prints"
+    if not path.exists():
+        write(jsonl, "in.jsonl", family(random.Random(1), 4))
+        dedup([path], tmp_path / "o.jsonl", DedupConfig(threshold=0.9), sides=Sides(save=tmp_path / "whole"))
+    raw = bytearray((tmp_path / "whole").read_bytes())
+    at = data.draw(st.integers(0, len(raw) - 1))
+    raw[at] ^= data.draw(st.integers(1, 255))
+    prints.write_bytes(raw[: data.draw(st.sampled_from([len(raw), at]))])
+    with contextlib.suppress(MccError):
+        sides = Sides(load=(prints,), duplicates=tmp_path / "d.jsonl")
+        dedup([path], tmp_path / "o.jsonl", DedupConfig(threshold=0.9), sides=sides)
+
+
+def test_exact_duplicates_only(jsonl: Write, tmp_path: Path) -> None:
+    texts = ["Same  text.", "same text", "Same text.", "Same  text.", "other", "ﬁne", "fine!"]
+    path = write(jsonl, "in.jsonl", texts)
+    out, prints = tmp_path / "o.jsonl", tmp_path / "p.prints"
+    for normalize, kept in (("none", [0, 1, 2, 4, 5, 6]), ("whitespace", [0, 1, 4, 5, 6]), ("letters", [0, 4, 5])):
+        config = DedupConfig(exact=True, normalize=normalize)
+        report = dedup([path], out, config, duplicates=tmp_path / "d.jsonl", sides=Sides(save=prints))
+        assert kept_of(out) == kept and report.removed == report.copies == len(texts) - len(kept)
+        assert all(pair["similarity"] == 1.0 for pair in read(tmp_path / "d.jsonl"))
+        assert dedup([path], out, config, sides=Sides(load=(prints,))).documents_out == 0
+
+
+def test_a_key_for_each_input(jsonl: Write, tmp_path: Path) -> None:
+    a = jsonl("a.jsonl", [{"text": "same", "url": "u"}, {"text": "more", "url": "v"}])
+    b = jsonl("b.jsonl", [{"text": "same", "cc_id": 5}, {"text": "more", "cc_id": {"x": 1}}])
+    dedup([a, b], tmp_path / "o.jsonl", DedupConfig(key=("url", "cc_id")), duplicates=tmp_path / "d.jsonl")
+    assert [(pair["removed"], pair["kept"]) for pair in read(tmp_path / "d.jsonl")] == [(5, "u"), ({"x": 1}, "v")]
+    with pytest.raises(UsageError, match="3 keys for 2 inputs"):
+        dedup([a, b], tmp_path / "o.jsonl", DedupConfig(key=("url", "cc_id", "id")))
+    with pytest.raises(UsageError, match="given twice, with the keys"):
+        dedup([a, a], tmp_path / "o.jsonl", DedupConfig(key=("url", "cc_id")))
+
+
+def test_many_alike_documents_are_not_all_compared(jsonl: Write, tmp_path: Path) -> None:
+    """Copies are not compared at all, near-copies with the one that is kept."""
+    generator = random.Random(9)
+    words = [generator.choice(WORDS) + str(i) for i in range(300)]
+    near = []
+    for _ in range(300):
+        changed = list(words)
+        changed[generator.randrange(300)] = "changed"
+        near.append(" ".join(changed))
+    path = write(jsonl, "in.jsonl", [near[0]] * 3000 + near)
+    report = dedup([path], tmp_path / "o.jsonl")
+    assert report.documents_out == 1 and report.copies >= 2999 and report.candidates <= 300
+
+
+def test_lines_stay_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"text":  "a"}\r\n\n{"text": "a"}\nnot json\n{"text": "b\\u0000", "x": 1e2}')
+    report = dedup([path], tmp_path / "o.jsonl")
+    assert (tmp_path / "o.jsonl").read_bytes() == b'{"text":  "a"}\n{"text": "b\\u0000", "x": 1e2}\n'
+    assert (report.bad_lines, report.documents_in, report.documents_out, report.chars_out) == (1, 3, 2, 3)
+    assert read(tmp_path / "o.rejects.jsonl")[0]["where"] == f"{path}:4"
