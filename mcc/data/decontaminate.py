@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from mcc.data.block_table import BlockTable, read_range, write_row
 from mcc.data.blocks import Block, RecordSource
 from mcc.data.contamination import CutConfig, SuspectDocument
 from mcc.data.job import Job, Map, Single, run, step_report
+from mcc.data.ngrams import NgramIndex
 from mcc.data.part import Part
 from mcc.data.publish import Output, records_path
 from mcc.data.records import ReadConfig, Record
@@ -128,6 +129,7 @@ def decontaminate_job(
     outputs += [Output(records_path(output), phase=_CUT, stream="out")]
 
     def report(_: Mapping[str, int], work: Work) -> DecontaminateReport:
+        _read.cache_clear()
         counts = work.counts(_CUT)
         return step_report(
             DecontaminateReport,
@@ -193,12 +195,24 @@ def _prepare(config: DecontaminateConfig, work: Work, reporter: Reporter) -> dic
     return {f"ngrams:{task}": number for task, number in dictionary.per_task().items()}
 
 
+def _loaded(work: Work) -> tuple[dictionaries.Dictionary, NgramIndex]:
+    path = work.path(_DICTIONARY)
+    return _read(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=1)
+def _read(path: Path, _: int) -> tuple[dictionaries.Dictionary, NgramIndex]:
+    """Read once for all phases of a process."""
+    dictionary = dictionaries.load(path)
+    return dictionary, dictionary.index()
+
+
 class _Count:
     """Says which records of a block hold n-grams, and which n-grams, each once a record."""
 
     def __init__(self, read: ReadConfig, work: Work) -> None:
         self._read = read
-        self._index = dictionaries.load(work.path(_DICTIONARY)).index()
+        _, self._index = _loaded(work)
 
     def __call__(self, block: Block, out: Part) -> None:
         key = self._read.keys[0]
@@ -221,9 +235,9 @@ def _lines(data: bytes) -> int:
     return data.count(b"\n") + (not data.endswith(b"\n") and data != b"")
 
 
-def _weigh(threshold: int, saved: str | None, work: Work, _: Reporter) -> dict[str, int]:
+def _weigh(threshold: int, saved: str | None, work: Work, reporter: Reporter) -> dict[str, int]:
     """Which n-grams are rare enough to be cut out."""
-    dictionary = dictionaries.load(work.path(_DICTIONARY))
+    dictionary, _ = _loaded(work)
     documents = dictionary.documents
     if documents is None:
         documents = np.zeros(len(dictionary.ngrams), dtype=np.int64)
@@ -243,9 +257,8 @@ class _Cut:
     """Writes a block's records, those with n-grams in pieces; the others are not looked at again."""
 
     def __init__(self, config: DecontaminateConfig, work: Work) -> None:
-        dictionary = dictionaries.load(work.path(_DICTIONARY))
+        dictionary, self._index = _loaded(work)
         self._config = config
-        self._index = dictionary.index()
         self._tasks, self._owners = dictionary.tasks, dictionary.owners
         self._rare = np.load(work.path(_RARE))
         self._table = BlockTable(work.parts(_COUNT, "table"), _COLUMNS)

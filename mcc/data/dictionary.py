@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -66,14 +66,15 @@ class Dictionary:
         with atomic_path(path) as temporary, open_output(temporary, path) as stream:
             stream.write(orjson.dumps({**head, "tasks": self.tasks, "ngrams": len(self.ngrams)}) + b"\n")
             for start in range(0, len(self.ngrams), _LINE_NGRAMS):
-                part = range(start, min(start + _LINE_NGRAMS, len(self.ngrams)))
-                for owner, group in groupby(part, key=lambda i: int(self.owners[i])):
-                    stream.write(orjson.dumps(self._line(owner, list(group))) + b"\n")
+                owners = self.owners[start : start + _LINE_NGRAMS]
+                cuts = (np.flatnonzero(np.diff(owners)) + 1 + start).tolist()
+                for a, b in pairwise([start, *cuts, start + len(owners)]):
+                    stream.write(orjson.dumps(self._line(a, b)) + b"\n")
 
-    def _line(self, owner: int, numbers: Sequence[int]) -> dict[str, Any]:
-        line: dict[str, Any] = {"task": self.tasks[owner], "ngrams": [self.ngrams[i] for i in numbers]}
+    def _line(self, start: int, end: int) -> dict[str, Any]:
+        line: dict[str, Any] = {"task": self.tasks[self.owners[start]], "ngrams": self.ngrams[start:end]}
         if self.documents is not None:
-            line["documents"] = self.documents[numbers[0] : numbers[-1] + 1].tolist()
+            line["documents"] = self.documents[start:end].tolist()
         return line
 
 
@@ -87,8 +88,11 @@ def task_ngrams(texts: Iterable[str], max_ngram: int = 13, min_ngram: int = 8) -
         words = find_words(text)
         if min_ngram <= len(words) < max_ngram:
             yield " ".join(words)
-        for i in range(len(words) - max_ngram + 1):
-            yield " ".join(words[i : i + max_ngram])
+        if len(words) >= max_ngram:
+            together = " ".join(words)
+            ends = list(accumulate(len(word) + 1 for word in words))  # of every word, and the space behind it
+            for start, end in zip([0, *ends], ends[max_ngram - 1 :], strict=False):
+                yield together[start : end - 1]
 
 
 def build(tasks: Sequence[TaskFile], max_ngram: int, min_ngram: int) -> Dictionary:
@@ -101,11 +105,10 @@ def build(tasks: Sequence[TaskFile], max_ngram: int, min_ngram: int) -> Dictiona
     names = tuple(dict.fromkeys(task.name for task in tasks))
     for task in tasks:
         number = names.index(task.name)
-        given = False
-        for ngram in task_ngrams(task.texts(), max_ngram, min_ngram):
-            owners.setdefault(ngram, number)
-            given = True
-        if not given:
+        given = dict.fromkeys(task_ngrams(task.texts(), max_ngram, min_ngram), number)
+        if given:
+            owners |= {ngram: number for ngram in given if ngram not in owners} if owners else given
+        else:
             where = task.path if task.path is not None else f"task {task.name}"
             place = f" under {task.key!r}" if task.key else ""
             raise MccError(f"{where}: no text of at least {min_ngram} words{place}", "is it the task's file?")

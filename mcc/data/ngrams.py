@@ -92,31 +92,39 @@ class NgramIndex:
         positions = np.flatnonzero(passed)
         if not len(positions):
             return
-        candidates = hashed[positions]
-        places = np.minimum(np.searchsorted(self._first, candidates), len(self._first) - 1)
-        positions = positions[self._first[places] == candidates]
-        hits = sorted(hit for length in self.lengths for hit in self._hits(words, positions, length))
-        if not hits:
+        if len(self.lengths) > 1:  # else the whole n-gram is compared as quickly
+            candidates = hashed[positions]
+            places = np.minimum(np.searchsorted(self._first, candidates), len(self._first) - 1)
+            positions = positions[self._first[places] == candidates]
+        hits = [self._hits(words, positions, length) for length in self.lengths]
+        at = np.concatenate(hits)
+        if not len(at):
             return
-        texts = np.searchsorted(words.offsets, words.starts[[hit[0] for hit in hits]], side="right") - 1
-        for text in np.unique(texts).tolist():
-            mine = words.of(text)
+        n = np.repeat(self.lengths, [len(found) for found in hits])
+        order = np.lexsort((n, n != self.max_ngram, at))  # the order in which the rule looks
+        at, n = at[order], n[order]
+        texts = np.searchsorted(words.offsets, words.starts[at], side="right") - 1
+        begins = np.flatnonzero(np.diff(texts, prepend=-1)).tolist()
+        for begin, end in zip(begins, [*begins[1:], len(texts)], strict=True):
+            place = int(texts[begin])
+            mine = words.of(place)
             if mine.stop - mine.start < self.max_ngram:
                 continue  # the rule does not look at such documents
-            begin, end = np.searchsorted(texts, (text, text + 1))
-            inside = [(at - mine.start, n) for at, _, n in hits[begin:end] if at + n <= mine.stop]
-            if inside:
-                yield Suspect(first + text, words, text, inside)
+            inside = at[begin:end] + n[begin:end] <= mine.stop
+            found = (at[begin:end][inside] - mine.start).tolist()
+            if found:
+                lengths = n[begin:end][inside].tolist()
+                yield Suspect(first + place, words, place, list(zip(found, lengths, strict=True)))
 
-    def _hits(self, words: Words, positions: NDArray[np.int64], length: int) -> Iterator[tuple[int, bool, int]]:
-        """(position, whether shorter than the longest, words): the order in which the rule looks."""
+    def _hits(self, words: Words, positions: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+        """Those of the positions where an n-gram of some length may stand."""
         positions = positions[positions + length <= len(words.values)]
-        rows = words.values[positions[:, None] + np.arange(length)]
-        hashes = (rows * self._powers[:length]).sum(axis=1, dtype=np.uint64)
+        hashes = np.zeros(len(positions), dtype=np.uint64)
+        for i in range(length):
+            hashes += words.values[positions + i] * self._powers[i]
         known = self._hashes[length]
         places = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
-        for position in positions[known[places] == hashes].tolist():
-            yield position, length != self.max_ngram, length
+        return positions[known[places] == hashes]
 
     def _rolling(self, values: NDArray[np.uint64]) -> NDArray[np.uint64]:
         """A hash of `_screen_words` words from every position on [W - screen words + 1]."""

@@ -58,7 +58,7 @@ class TaskTexts:
             yield from found
 
 
-TASK_FILES: Kind[TaskTexts] = Kind("task file", "mcc.data.task_files", TaskTexts)
+TASK_FILES: Kind[TaskTexts] = Kind("decontamination task", "mcc.data.task_files", TaskTexts)
 
 
 @dataclass(frozen=True, kw_only=True)
