@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from mcc.cli import data_clean, data_decontaminate, data_dedup, data_order, data_tokens, data_wiki
+from mcc.cli import data_clean, data_decontaminate, data_dedup, data_order, data_run, data_tokens, data_wiki
 
 app = typer.Typer(
     name="data",
@@ -15,5 +15,5 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-for _group in (data_wiki, data_clean, data_dedup, data_decontaminate, data_order, data_tokens):
+for _group in (data_wiki, data_clean, data_dedup, data_decontaminate, data_order, data_tokens, data_run):
     app.add_typer(_group.app)

@@ -1,0 +1,1 @@
+"""The kinds of steps that a pipeline may have, one a file."""
