@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mcc.core.errors import MccError, UsageError
+from mcc.core.events import SILENT
 from mcc.data.contamination import SuspectDocument
-from mcc.data.decontaminate import DecontaminateConfig, TaskFile, decontaminate
-from mcc.data.dictionary import task_ngrams
+from mcc.data.decontaminate import DecontaminateConfig, TaskFile, decontaminate, decontaminate_job
+from mcc.data.dictionary import load, task_ngrams
+from mcc.data.job import Map, finish, run_phase
 from mcc.data.ngrams import NgramIndex
+from mcc.data.records import ReadConfig
+from mcc.data.work import opened
 
 TASK = TaskFile(name="lambada", path="unused")
 
@@ -171,11 +177,144 @@ def test_linear_in_heavily_contaminated_text() -> None:
     assert len(found) == 3000 and len(pieces) == 3000
 
 
+def plain_texts(documents: list[str], ngrams: set[str], config: DecontaminateConfig) -> list[str]:
+    """The whole rule, read plainly."""
+    counts = Counter(ngram for text in documents for ngram in plain_count(text, ngrams, config.max_ngram))
+    rare = {ngram for ngram in ngrams if counts[ngram] < config.key_threshold}
+    pieces = [plain_cut(text, rare, config) for text in documents]
+    return [piece for found in pieces if len(found) <= config.max_pieces for piece in found]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(documents=st.lists(texts(60), min_size=1, max_size=12), tasks=st.lists(texts(7), min_size=1, max_size=4))
+def test_the_step_equals_the_plain_rule(tmp_path: Path, documents: list[str], tasks: list[str]) -> None:
+    """With blocks of few documents, so that their numbers go on from block to block."""
+    source = write(tmp_path / "in.jsonl", documents)
+    task = TaskFile(name="lambada", path=str(write(tmp_path / "task.jsonl", [*tasks, "a b c d e"])))
+    config = DecontaminateConfig(
+        tasks=(task,),
+        max_ngram=4,
+        min_ngram=2,
+        key_threshold=3,
+        remove_chars_each_side=3,
+        min_piece_chars=3,
+        max_pieces=3,
+        read=ReadConfig(block_bytes=150),
+    )
+    report = decontaminate([source], tmp_path / "out.jsonl", config)
+    records = [orjson.loads(line) for line in (tmp_path / "out.jsonl").read_bytes().splitlines()]
+    ngrams = set(task_ngrams([*tasks, "a b c d e"], 4, 2))
+    assert [record["text"] for record in records] == plain_texts(documents, ngrams, config)
+    assert all(record["split_id"][8:18] == f"{record['id'] + 1:010d}" for record in records if "split_id" in record)
+    assert report.documents_out == len(records) and report.documents_in == len(documents)
+    assert report.chars_out == sum(len(record["text"]) for record in records)
+
+
+def contaminated(tmp_path: Path, lines: int = 40) -> Path:
+    """Lines of all kinds: contaminated and not, blank, broken, with carriage returns, the last without an end."""
+    left, right = "Left sentence here. " * 30, "Right sentence here. " * 30
+    rows: list[bytes] = []
+    for i in range(lines):
+        text = left + (PASSAGE + ". " if i % 4 == 0 else "") + right
+        rows.append(orjson.dumps({"id": i, "text": text}))
+    rows[5:5] = [b"", b"{broken", b"  "]
+    (tmp_path / "in.jsonl").write_bytes(b"\n".join(rows[:20]) + b"\n" + b"\r\n".join(rows[20:]))
+    return tmp_path / "in.jsonl"
+
+
+def settings_of(tmp_path: Path, workers: int = 1) -> DecontaminateConfig:
+    task = TaskFile(name="lambada", path=str(write(tmp_path / "task.jsonl", [PASSAGE])))
+    return DecontaminateConfig(
+        tasks=(task,), key_threshold=100, workers=workers, read=ReadConfig(block_bytes=3000, max_errors=1)
+    )
+
+
+def test_the_same_with_workers_and_shards(tmp_path: Path) -> None:
+    source = contaminated(tmp_path)
+    for workers in (1, 2):
+        report = decontaminate([source], tmp_path / f"{workers}.jsonl", settings_of(tmp_path, workers))
+        assert (report.documents_in, report.split, report.bad_lines) == (40, 10, 1)
+        assert report.contaminated == {"lambada": 10} and report.documents_out == 50
+    output = tmp_path / "shards.jsonl"
+    job = decontaminate_job([source], output, settings_of(tmp_path))
+    with opened(output, job.fingerprint()) as work:
+        for phase in job.phases:
+            for rank in (2, 0, 1) if isinstance(phase, Map) else (0,):
+                run_phase(phase, work, job.name, rank=rank, world=3)
+        assert finish(job, work, SILENT).split == 10
+    for name in ("jsonl", "rejects.jsonl"):
+        one = (tmp_path / f"1.{name}").read_bytes()
+        assert one and one == (tmp_path / f"2.{name}").read_bytes() == (tmp_path / f"shards.{name}").read_bytes()
+
+
+def test_what_holds_no_ngram_passes_as_it_is(tmp_path: Path) -> None:
+    lines = b'{"text" : "caf\\u00e9", "x": 1.50}\n{ "text":"b"}\n'
+    (tmp_path / "in.jsonl").write_bytes(lines)
+    decontaminate([tmp_path / "in.jsonl"], tmp_path / "out.jsonl", settings_of(tmp_path))
+    assert (tmp_path / "out.jsonl").read_bytes() == lines
+
+
+def test_a_saved_dictionary_does_the_same(tmp_path: Path) -> None:
+    source = contaminated(tmp_path)
+    saved = tmp_path / "saved.jsonl.gz"
+    first = decontaminate([source], tmp_path / "1.jsonl", settings_of(tmp_path), save=saved)
+    dictionary = load(saved)
+    assert dictionary.tasks == ("lambada",) and sorted(dictionary.documents) == [0, 0, 0, 10]
+    config = DecontaminateConfig(dictionary=str(saved), key_threshold=100, read=ReadConfig(max_errors=1))
+    again = decontaminate([source], tmp_path / "2.jsonl", config)
+    assert (tmp_path / "1.jsonl").read_bytes() == (tmp_path / "2.jsonl").read_bytes()
+    assert (first.ngrams, first.matched) == (again.ngrams, again.matched)
+    # Its counts hold, not those of the corpus: the first n-gram was in ten documents of that one.
+    few = write(tmp_path / "few.jsonl", ["Clean text. " * 50 + PASSAGE])
+    other = decontaminate([few], tmp_path / "3.jsonl", replace(config, key_threshold=10))
+    assert (first.split, other.common, other.matched) == (10, 1, {"lambada": 1})
+
+
+def test_several_tasks(tmp_path: Path) -> None:
+    other = "a question of nine words about the lazy dog?"
+    tasks = (
+        TaskFile(name="lambada", path=str(write(tmp_path / "one.jsonl", [PASSAGE]))),
+        TaskFile(name="jsonl", path=str(write(tmp_path / "two.jsonl", [PASSAGE, other]))),
+    )
+    document = "Clean text. " * 50 + other + " Clean text." * 50
+    report = decontaminate(
+        [write(tmp_path / "in.jsonl", [document, PASSAGE * 2])],
+        tmp_path / "out.jsonl",
+        DecontaminateConfig(tasks=tasks),
+    )
+    assert report.ngrams == {"lambada": 4, "jsonl": 1}
+    assert report.matched == {"jsonl": 1, "lambada": 1} and report.contaminated == {"jsonl": 1, "lambada": 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "no saved dictionary"),
+        (b'{"text": "a"}\n', "no saved dictionary"),
+        (b"\x00\xff", "no saved dictionary"),
+        (b'{"format":"mcc decontamination dictionary","version":9}\n', "of version 9, and this is version 1"),
+        (b'{"format":"mcc decontamination dictionary","version":1,"tasks":["a"],"ngrams":2}\n', "cut off"),
+        (
+            b'{"format":"mcc decontamination dictionary","version":1,"tasks":["a"],"ngrams":1,"max_ngram":2,'
+            b'"min_ngram":1}\n'
+            b'{"task":"b","ngrams":["x"]}\n',
+            "damaged",
+        ),
+    ],
+)
+def test_bad_dictionaries(tmp_path: Path, content: bytes, reason: str) -> None:
+    (tmp_path / "d.jsonl").write_bytes(content)
+    with pytest.raises(MccError, match=rf"d\.jsonl: .*{reason}"):
+        load(tmp_path / "d.jsonl")
+
+
 def test_bad_input(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="did you mean 'lambada'"):
         TaskFile(name="lambda", path="x")
     with pytest.raises(UsageError, match="no task"):
         DecontaminateConfig()
+    with pytest.raises(UsageError, match="exclude each other"):
+        DecontaminateConfig(tasks=(TASK,), dictionary="d")
     empty = write(tmp_path / "short.jsonl", ["too short"])
     config = DecontaminateConfig(tasks=(TaskFile(name="jsonl", path=str(empty)),))
     with pytest.raises(MccError, match=r"short\.jsonl: no text of at least 8 words"):
