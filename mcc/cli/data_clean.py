@@ -1,4 +1,4 @@
-"""The commands of `mcc data` that choose documents: filters in order."""
+"""The commands of `mcc data` that choose documents by what they are: filters in order, lists of URLs."""
 
 from __future__ import annotations
 
@@ -20,11 +20,26 @@ def clean(
     output: steps.Output,
     filters: Annotated[
         list[str] | None,
-        typer.Option(metavar="A,B", help="Filters in order \\[default: ftfy,whitespace,language,min-chars]."),
+        typer.Option(metavar="A,B", help="Filters in order, instead of a preset's."),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Filters with their options: openwebtext, gopher, c4, ..., or your FILE.toml."
+        ),
     ] = None,
     lang: Annotated[str | None, typer.Option(help="Language to keep (filter language) \\[default: en].")] = None,
     min_chars: Annotated[int | None, typer.Option(help="Least characters (filter min-chars) \\[default: 512].")] = None,
     min_tokens: Annotated[int | None, typer.Option(help="Least tokens (filter min-tokens) \\[default: 128].")] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Tokenizer that counts (filter min-tokens); default: words.")
+    ] = None,
+    vocab_file: Annotated[
+        str | None, typer.Option(metavar="FILE", help="GPT-2's vocab.json that counts (filter min-tokens).")
+    ] = None,
+    merge_file: Annotated[
+        str | None, typer.Option(metavar="FILE", help="GPT-2's merges.txt, with --vocab-file.")
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="FILTER.OPTION=VALUE", help="Any option of a filter.")
     ] = None,
@@ -42,6 +57,8 @@ def clean(
     Example: [cyan]mcc data clean pages.jsonl -o clean.jsonl --lang en --min-chars 512[/]
 
     Example: [cyan]mcc data clean 'part-*.jsonl' -o clean.jsonl.gz --filters ftfy,min-tokens --min-tokens 50[/]
+
+    Example: [cyan]mcc data clean owt.jsonl -o clean.jsonl --preset openwebtext --tokenizer gpt2/ --workers 8[/]
     """
     from mcc.data.filtering import CleanConfig, clean
 
@@ -50,11 +67,14 @@ def clean(
         ("language", "lang", lang),
         ("min-chars", "chars", min_chars),
         ("min-tokens", "tokens", min_tokens),
+        ("min-tokens", "tokenizer", tokenizer),
+        ("min-tokens", "vocab_file", vocab_file),
+        ("min-tokens", "merge_file", merge_file),
     ):
         if value is not None:
             options.setdefault(name, {})[option] = value
     read = steps.read(steps.words([text_key]) if text_key else None, on_error, max_errors)
-    values = steps.given(filters=steps.words(filters), options=options, workers=workers, read=read)
+    values = steps.given(filters=steps.words(filters), preset=preset, options=options, workers=workers, read=read)
     report = clean(inputs, output, build(CleanConfig, values), console.reporter(), rejects=rejects)
     changed = [(f"changed: {name}", count) for name, count in report.changed.items()]
     steps.show(report, as_json, *steps.kept(report), *changed)
@@ -73,21 +93,26 @@ def _filter_options(settings: list[str]) -> dict[str, dict[str, Any]]:
 
 @app.command()
 def filters(as_json: console.JSON = False) -> None:
-    """List the filters that [cyan]mcc data clean[/] knows, with their options.
+    """List the filters that [cyan]mcc data clean[/] knows, with their options, and the presets.
 
     Example: [cyan]mcc data filters --json[/]
     """
     from mcc.core.config import settings
     from mcc.data.filtering import FILTERS
+    from mcc.data.presets import presets
 
     rows: list[dict[str, Any]] = []
     for name, cls in FILTERS.all():
         options = {
             setting.name: {"default": setting.default, "help": setting.help} for setting in settings(cls.Options)
         }
-        rows.append({"name": name, "what": FILTERS.describe(name), "options": options})
+        rows.append({"kind": "filter", "name": name, "what": FILTERS.describe(name), "options": options})
+    named = [
+        {"kind": "preset", "name": name, "what": preset.what, "filters": preset.filters}
+        for name, preset in presets().items()
+    ]
     if as_json:
-        console.print_json(rows)
+        console.print_json([*rows, *named])
         return
     shown = []
     for row in rows:
@@ -95,3 +120,8 @@ def filters(as_json: console.JSON = False) -> None:
         for option, about in row["options"].items():
             shown.append((f"  {option}", about["help"], repr(about["default"])))
     console.table("filters", ["filter", "what it does", "default"], shown)
+    console.table(
+        "presets",
+        ["preset", "what it does", "filters"],
+        [(row["name"], row["what"], ",".join(row["filters"])) for row in named],
+    )

@@ -6,19 +6,24 @@ A filter is one file in `mcc/data/filters`, its name is the file's. It looks at 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
-from mcc.core.config import build, option
+from mcc.core.config import build, option, plain
 from mcc.core.errors import UsageError
 from mcc.core.events import SILENT, Reporter
 from mcc.core.plugins import Kind
-from mcc.data.documents import ReadConfig, Record
-from mcc.data.step import Step, StepReport
-from mcc.data.workers import ordered_map
+from mcc.data.blocks import Block, RecordSource
+from mcc.data.job import Job, Map, run, step_report
+from mcc.data.part import Part
+from mcc.data.presets import find_preset
+from mcc.data.publish import Output, records_path
+from mcc.data.records import ReadConfig
+from mcc.data.step import StepReport, side_path
+from mcc.data.work import Work
 
 OptionsT = TypeVar("OptionsT")
 
@@ -53,34 +58,59 @@ class Filter(ABC, Generic[OptionsT]):
 
 FILTERS: Kind[Filter[Any]] = Kind("filter", "mcc.data.filters", Filter)
 
-DEFAULT_FILTERS = ("ftfy", "whitespace", "language", "min-chars")
-
 
 @dataclass(frozen=True, kw_only=True)
 class CleanConfig:
     """Which filters, in which order, with which options.
 
     Args:
-        options: `{filter: {option: value}}`; a filter that is not among `filters` is refused.
+        filters: None for those of the preset.
+        options: `{filter: {option: value}}`, over those of the preset; a filter that is not used is refused.
 
     Raises:
-        UsageError: a filter or an option is unknown, or a value has a wrong type.
+        UsageError: a filter, an option or the preset is unknown, or a value has a wrong type.
     """
 
-    filters: tuple[str, ...] = option(DEFAULT_FILTERS, "filters, applied in this order")
+    filters: tuple[str, ...] | None = option(None, "filters, applied in this order")
+    preset: str | None = option(None, "named filters with their options; default: default")
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     workers: int = option(1, "processes that apply the filters")
     read: ReadConfig = field(default_factory=ReadConfig)
 
     def __post_init__(self) -> None:
-        if not self.filters:
+        if self.filters is not None and self.preset is not None:
+            raise UsageError("both filters and a preset", "leave one of them out")
+        names, options = self.chain()
+        if not names:
             raise UsageError("no filters given", f"known: {', '.join(FILTERS.names())}")
         if self.workers < 1:
             raise UsageError(f"workers = {self.workers} must be at least 1")
         for name in self.options:
-            if name not in self.filters:
-                raise UsageError(f"options for filter {name!r}, which is not used", f"used: {', '.join(self.filters)}")
-        make_filters(self.filters, self.options)
+            if name not in names:
+                raise UsageError(f"options for filter {name!r}, which is not used", f"used: {', '.join(names)}")
+        make_filters(names, options)
+
+    def chain(self) -> tuple[tuple[str, ...], dict[str, dict[str, Any]]]:
+        """The names of the filters, and their options.
+
+        Raises:
+            UsageError: the preset needs an option that is not given.
+        """
+        if self.filters is not None:
+            return tuple(name.replace("_", "-") for name in self.filters), _merged(self.options)
+        preset = find_preset(self.preset or "default")
+        tokens = self.options.get("min-tokens", {})
+        if preset.requires and not (tokens.get("tokenizer") or tokens.get("vocab_file")):
+            raise UsageError(f"preset {self.preset} needs {preset.requires}")
+        return preset.filters, _merged(preset.options, self.options)
+
+
+def _merged(*given: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    merged: dict[str, dict[str, Any]] = {}
+    for options in given:
+        for name, values in options.items():
+            merged.setdefault(name.replace("_", "-"), {}).update(values)
+    return merged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,9 +141,6 @@ class Chain:
     def __init__(self, filters: Sequence[tuple[str, Filter[Any]]]) -> None:
         self.filters = filters
 
-    def __call__(self, texts: list[str]) -> list[Verdict]:
-        return [self.judge(text) for text in texts]
-
     def judge(self, text: str) -> Verdict:
         """What becomes of `text`."""
         changed = []
@@ -137,46 +164,81 @@ def clean(
     *,
     rejects: Path | None = None,
 ) -> CleanReport:
-    """Apply filters to documents. Rejected ones go to `rejects` with the reason.
+    """Apply filters to documents. Rejected ones, as they were, go to `rejects` with the reason.
+
+    A document that no filter changes is written as it stands in the input.
 
     Args:
         rejects: default `OUTPUT.rejects.jsonl`, made when there is something to put into it.
 
     Raises:
-        MccError: bad input (see `Reader`).
+        MccError: bad input (see `RecordSource`).
     """
     config = config or CleanConfig()
-    key = config.read.keys[0]
-    changed: dict[str, int] = {}
-    step = Step("clean", inputs, output, read=config.read, rejects=rejects, reporter=reporter)
-    make = partial(_make_chain, config.filters, config.options)
-    waiting: list[list[tuple[Record, str]]] = []
-    with step:
-        # A worker takes and gives texts; the records wait here, as many as are under way.
-        for verdicts in ordered_map(make, _batches(step, key, config.workers, waiting), config.workers):
-            for (record, where), (text, why) in zip(waiting.pop(0), verdicts, strict=True):
-                if text is None:
-                    step.reject(record, why[0], why[1], where=where)
-                    continue
+    return run(clean_job(inputs, output, config, rejects), config.workers, reporter)
+
+
+def clean_job(
+    inputs: Sequence[str | Path], output: Path, config: CleanConfig | None = None, rejects: Path | None = None
+) -> Job[CleanReport]:
+    """The step as a job: a phase that judges every document."""
+    config = config or CleanConfig()
+    names, options = config.chain()
+    optional = rejects is None
+    rejects = rejects or side_path(output, "rejects")
+    outputs = [
+        Output(rejects, phase="clean", stream="rejects", optional=optional),
+        Output(records_path(output), phase="clean", stream="out"),
+    ]
+
+    def report(counts: Mapping[str, int], work: Work) -> CleanReport:
+        changed = {key.partition(":")[2]: count for key, count in counts.items() if key.startswith("changed:")}
+        return step_report(
+            CleanReport,
+            "clean",
+            counts,
+            work,
+            outputs,
+            config.read.max_errors,
+            changed={name: changed[name] for name in names if name in changed},
+        )
+
+    return Job(
+        name="clean",
+        output=output,
+        key=[names, options, plain(config.read)],
+        phases=(
+            Map(
+                name="clean",
+                source=RecordSource(inputs, config.read),
+                make=partial(_Clean, names, options, config.read),
+                streams={"out": output, "rejects": rejects},
+            ),
+        ),
+        outputs=outputs,
+        report=report,
+    )
+
+
+class _Clean:
+    """Judges the documents of a block."""
+
+    def __init__(
+        self, names: Sequence[str], options: Mapping[str, Mapping[str, Any]], read: ReadConfig, work: Work
+    ) -> None:
+        self._chain = Chain(make_filters(names, options))
+        self._read = read
+
+    def __call__(self, block: Block, out: Part) -> None:
+        key = self._read.keys[0]
+        for where, line, record in block.records_and_lines(self._read, out):
+            text, why = self._chain.judge(record[key])
+            if text is None:
+                out.reject(record, why[0], why[1], where)
+            elif not why:
+                out.keep_line(line.strip(), len(text))
+            else:
                 for name in why:
-                    changed[name] = changed.get(name, 0) + 1
-                step.write({**record, key: text})
-    return step.report(CleanReport, changed=changed)
-
-
-def _make_chain(names: Sequence[str], options: Mapping[str, Mapping[str, Any]]) -> Chain:
-    return Chain(make_filters(names, options))
-
-
-def _batches(step: Step, key: str, workers: int, waiting: list[list[tuple[Record, str]]]) -> Iterator[list[str]]:
-    size = 1 if workers == 1 else 32
-    batch: list[tuple[Record, str]] = []
-    for record in step.records():
-        batch.append((record, step.reader.where))
-        if len(batch) >= size:
-            waiting.append(batch)
-            yield [record[key] for record, _ in batch]
-            batch = []
-    if batch:
-        waiting.append(batch)
-        yield [record[key] for record, _ in batch]
+                    out.counts[f"changed:{name}"] += 1
+                record[key] = text
+                out.keep(record, len(text))

@@ -81,7 +81,7 @@ def test_output_over_input_is_refused(jsonl: Write) -> None:
     path = jsonl("in.jsonl", ["x"])
     with pytest.raises(UsageError, match="both input and output"):
         shuffle([path], path)
-    with pytest.raises(UsageError, match="cannot be both"):
+    with pytest.raises(UsageError, match="cannot be two outputs"):
         clean([path], path.with_name("out.jsonl"), rejects=path.with_name("out.jsonl"))
     assert read(path) == [{"text": "x"}]
 

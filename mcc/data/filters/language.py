@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from mcc.core.config import option
-from mcc.core.errors import unknown
+from mcc.core.errors import UsageError, unknown
 from mcc.data.filtering import Filter, Rejected
 
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageOptions:
-    """Which language, and how it is told."""
+    """Which language, and how it is told.
 
-    lang: str = option("en", "language to keep, as langdetect names it (en, de, zh-cn, ...)")
+    Raises:
+        UsageError: a bound is out of range.
+    """
+
+    lang: str = option("en", "language to keep, as the engine names it (en, de, zh-cn, ...)")
+    engine: Literal["langdetect", "fasttext", "langid"] = option("langdetect", "what tells the language")
+    threshold: float = option(0.0, "least probability of the language, 0 to 1")
     seed: int = option(0, "seed of langdetect, which samples the text")
+    model: str = option("", "model file for engine fasttext, for example lid.176.bin; default: lid.176.ftz")
+    below_chars: int = option(0, "judge only texts with fewer characters, keep all others; 0: judge all")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise UsageError(f"language: threshold = {self.threshold} must be from 0 to 1")
+        if self.below_chars < 0:
+            raise UsageError(f"language: below_chars = {self.below_chars} must not be negative")
 
 
 class Language(Filter[LanguageOptions]):
-    """Keep text that langdetect (Nakatani 2010) takes for the wanted language.
+    """Keep text that langdetect, fastText or langid takes for the wanted language.
 
     Raises:
-        UsageError: langdetect does not know the language.
+        UsageError: the engine does not know the language, or is not installed.
 
     >>> Language().keep("Der schnelle braune Fuchs springt über den faulen Hund.")
     Rejected(reason='de, not en')
@@ -34,31 +46,21 @@ class Language(Filter[LanguageOptions]):
 
     def __init__(self, options: LanguageOptions | None = None) -> None:
         super().__init__(options)
-        # A factory of our own: langdetect's global one has a seed that others may set.
-        self._factory = _factory(self.options.seed)
-        if self.options.lang not in self._factory.langlist:
-            raise unknown("language", self.options.lang, self._factory.langlist)
+        from mcc.data import languages
+
+        self._engine = languages.make(self.options.engine, self.options.seed, self.options.model)
+        if self._engine.languages and self.options.lang not in self._engine.languages:
+            raise unknown("language", self.options.lang, self._engine.languages)
 
     def keep(self, text: str) -> str | Rejected:
         """The text as it is, when it is of the language."""
-        from langdetect.lang_detect_exception import LangDetectException
-
-        detector = self._factory.create()
-        detector.append(text)
-        try:
-            found = detector.detect()
-        except LangDetectException:
+        if 0 < self.options.below_chars <= len(text):
+            return text
+        found, probability = self._engine.find(text)
+        if found is None:
             return Rejected(f"no language can be told, not {self.options.lang}")
-        return text if found == self.options.lang else Rejected(f"{found}, not {self.options.lang}")
-
-
-@cache
-def _factory(seed: int) -> Any:
-    from langdetect.detector_factory import PROFILES_DIRECTORY, DetectorFactory
-
-    factory = DetectorFactory()
-    # Sorted: the order of files in a folder is not the same on every machine.
-    profiles = sorted(path for path in Path(PROFILES_DIRECTORY).iterdir() if not path.name.startswith("."))
-    factory.load_json_profile([path.read_text(encoding="utf-8") for path in profiles])
-    factory.set_seed(seed)
-    return factory
+        if found != self.options.lang:
+            return Rejected(f"{found}, not {self.options.lang}")
+        if probability < self.options.threshold:
+            return Rejected(f"{found} with probability {probability:.2f}, less than {self.options.threshold:g}")
+        return text
