@@ -105,7 +105,7 @@ def find_candidates(
         original.tofile(folder / "original")
         is_copy = original != np.arange(len(original), dtype=np.uint32)
         task.advance()
-        sets = _Sets(len(original))
+        sets = Sets(len(original))
         for band in range(bands):
             with (folder / f"pairs-{band}").open("wb") as file:
                 for entries in _sorted_by_key(_band_entries(prints, found, band, is_copy), len(original), folder):
@@ -179,7 +179,7 @@ def _spread(part: NDArray[np.void], place: NDArray[np.uint64], handles: Sequence
     order = np.argsort(place, kind="stable")
     ends = np.searchsorted(place[order], np.arange(len(handles) + 1, dtype=np.uint64))
     chosen = part[order]
-    for i in np.flatnonzero(np.diff(ends)):
+    for i in np.flatnonzero(np.diff(ends)).tolist():
         handles[i].write(chosen[ends[i] : ends[i + 1]].tobytes())
 
 
@@ -201,7 +201,7 @@ def _neighbours(entries: NDArray[np.void]) -> NDArray[np.void]:
     return pairs[np.argsort(pairs["rank"], kind="stable")]
 
 
-class _Sets:
+class Sets:
     """Disjoint sets of ranks, joined many at a time. The least rank stands for a set."""
 
     def __init__(self, count: int) -> None:
@@ -225,7 +225,7 @@ class _Sets:
             np.minimum.at(self.parent, np.maximum(left, right), np.minimum(left, right))
 
 
-def _write_groups(bands: int, count: int, sets: _Sets, folder: Path) -> int:
+def _write_groups(bands: int, count: int, sets: Sets, folder: Path) -> int:
     """Rows of links, from the pairs of each band. Pairs that were spread over files are sorted within each only."""
     groups = min(max(min(count // _GROUP_DOCUMENTS, _GROUPS), 1) + count // SORTED_ENTRIES, _GROUPS_MOST)
     handles = [(folder / f"group-{i:03d}").open("wb", buffering=1 << 16) for i in range(groups)]

@@ -232,20 +232,24 @@ class _Pair:
                     others.setdefault(main, []).append((rank, similarity))
             part.counts["compared"] += likeness.compared - before
             for main in sorted(others):
-                row = [
-                    {name_text(prints, order.document(rank)): round(similarity, 6)} for rank, similarity in others[main]
-                ]
-                part.write("decisions", {name_text(prints, order.document(main)): row})
-                part.counts["pairs"] += len(row)
+                part.write("decisions", pair_line(prints, order, main, others[main]))
+                part.counts["pairs"] += len(others[main])
 
         return apply
 
 
-def name_text(prints: Fingerprints, document: int) -> str:
-    """A document's name as a key of JSON: text as it is, anything else as JSON."""
-    raw = prints.name(document)
-    found = orjson.loads(raw)
-    return found if isinstance(found, str) else raw.decode()
+def pair_line(prints: Fingerprints, order: Ranks, main: int, others: Sequence[tuple[int, float]]) -> Record:
+    """`{main: [{other: similarity}, ...]}`, with names for ranks."""
+
+    def name(rank: int) -> str:
+        return name_text(orjson.loads(prints.name(order.document(rank))))
+
+    return {name(main): [{name(rank): round(similarity, 6)} for rank, similarity in others]}
+
+
+def name_text(name: Any) -> str:
+    """A name as a key of JSON: text as it is, anything else as JSON."""
+    return name if isinstance(name, str) else orjson.dumps(name).decode()
 
 
 def _likeness(plan: Plan, work: Work) -> tuple[Fingerprints, Likeness | None]:
