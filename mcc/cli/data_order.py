@@ -20,7 +20,7 @@ def shuffle(
     output: steps.Output,
     seed: steps.Seed = None,
     bucket_bytes: Annotated[
-        int | None, typer.Option(help="Text that a process sorts at once \\[default: 16777216].")
+        int | None, typer.Option(help="Text that a process sorts at once \\[default: 4194304].")
     ] = None,
     workers: steps.Workers = None,
     rejects: steps.Rejects = None,

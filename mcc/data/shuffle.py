@@ -49,7 +49,7 @@ class ShuffleConfig:
     """
 
     seed: int = option(1234, "seed of the order")
-    bucket_bytes: int = option(16 << 20, "text that a process sorts at once, about")
+    bucket_bytes: int = option(4 << 20, "text that a process sorts at once, about")
     workers: int = option(1, "processes")
     read: ReadConfig = field(default_factory=ReadConfig)
 

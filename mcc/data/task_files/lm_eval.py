@@ -38,12 +38,27 @@ class LmEval(TaskTexts):
                 yield from found
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Inside, nothing is printed, and there are no bars."""
+    import datasets
+
+    shown = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
+
+
 def _tasks(name: str, folder: str | None) -> list[Any]:
-    with contextlib.redirect_stdout(io.StringIO()):
+    with _quiet():
         # Here, not above: the harness takes seconds, and brings what no other step needs.
         from lm_eval.tasks import TaskManager
 
-        logging.getLogger("lm_eval").setLevel(logging.ERROR)
         manager = TaskManager(include_path=folder, include_defaults=False) if folder else TaskManager()
         if folder and name not in manager.all_tasks:
             manager = TaskManager(include_path=folder)
