@@ -14,6 +14,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,14 @@ from mcc.data.records import ReadConfig
 
 READ = ReadConfig(block_bytes=4000)
 # Of many moments so many are tried.
-_TRIED = 12
+_TRIED = 6
+
+_SLOW_IMPORTS = {"dedup": ("datasketch",), "clean": ("ftfy",), "ids": ("pyarrow.parquet",)}
 
 Run = Callable[[list[Path], Path], Any]
 
 
-STEPS = ("clean", "decontaminate", "dedup", "holdout", "preprocess", "shuffle")
+STEPS = ("clean", "concat", "decontaminate", "dedup", "holdout", "ids", "preprocess", "shuffle", "wiki")
 
 
 def step(name: str, data: Path) -> Run:
@@ -47,6 +50,18 @@ def step(name: str, data: Path) -> Run:
         from mcc.data.dedup import DedupConfig, dedup
 
         return lambda i, o: dedup(i, o / "out.jsonl", DedupConfig(read=READ), duplicates=o / "dup.jsonl")
+    if name == "concat":
+        from mcc.data.concat import ConcatConfig, concat
+
+        return lambda i, o: concat(i, o / "out.jsonl.bz2", ConcatConfig(read=READ))
+    if name == "ids":
+        from mcc.data.ids import IdsConfig, ids
+
+        return lambda i, o: ids(i, o / "out.parquet", IdsConfig(read=READ))
+    if name == "wiki":
+        from mcc.data.wiki import WikiConfig, wiki
+
+        return lambda i, o: wiki([data / "dump.xml.bz2"], o / "out.jsonl.gz", WikiConfig(read=READ))
     if name == "holdout":
         from mcc.data.holdout import HoldOutConfig, hold_out
 
@@ -113,6 +128,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def main(name: str, folder: Path, data: Path) -> None:
     run = step(name, data)
+    for module in _SLOW_IMPORTS.get(name, ()):  # once, not in every child
+        import_module(module)
     inputs = [data / "a.jsonl", data / "b.jsonl"]
     whole = folder / "whole"
     whole.mkdir()

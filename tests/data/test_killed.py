@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import json
 import random
 import subprocess
@@ -34,6 +35,12 @@ def data(tmp_path_factory: pytest.TempPathFactory, tokenizer: Path) -> Path:
     (folder / "a.jsonl").write_bytes(b"\n".join(lines[:120]) + b"\n")
     (folder / "b.jsonl").write_bytes(b"\n".join(lines[120:]))
     (folder / "task.jsonl").write_bytes(orjson.dumps({"text": passage}))
+    pages = "".join(
+        f"<page><title>P{i}</title><ns>0</ns><id>{i}</id><revision><text>{text}</text></revision></page>\n"
+        for i, text in enumerate(texts)
+    )
+    dump = f"<mediawiki><siteinfo><base>https://w.org/wiki/Main</base></siteinfo>{pages}</mediawiki>"
+    (folder / "dump.xml.bz2").write_bytes(bz2.compress(dump.encode()))
     (folder / "tokenizer.json").write_bytes(tokenizer.read_bytes())
     return folder
 
