@@ -66,7 +66,10 @@ def run(
     if dry_run:
         _show_plan(loaded, states(loaded), as_json)
         return
-    report = run_pipeline(loaded, runner, console.reporter())
+    try:
+        report = run_pipeline(loaded, runner, console.reporter())
+    finally:
+        runner.close()
     if as_json:
         console.print_json(report)
         return

@@ -26,7 +26,8 @@ _MUST_IMPORT = ("numpy", "torch", "tokenizers", "safetensors")
 _OPTIONAL = {
     "apex": (("apex.optimizers", "apex.normalization"), "NVIDIA's fused AdamW on GPUs"),
     "triton": (("triton",), "nothing yet; codec kernels on GPUs will use it"),
-    "ray": (("ray",), "nothing yet; data preparation on a cluster will use it"),
+    "datatrove": (("datatrove",), "mcc data run --executor local and slurm"),
+    "ray": (("ray",), "mcc data run --executor ray, with datatrove"),
     "zstandard": (("zstandard",), "reading and writing .zst files"),
 }
 

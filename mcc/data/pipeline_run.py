@@ -32,6 +32,9 @@ class Runner(Protocol):
     def run(self, make: MakeJob, reporter: Reporter) -> StepReport:
         """Do what is left of the job that `make`, which is picklable, makes."""
 
+    def close(self) -> None:
+        """Let go of what the runner holds."""
+
 
 @dataclass(frozen=True)
 class InProcess:
@@ -41,6 +44,9 @@ class InProcess:
 
     def run(self, make: MakeJob, reporter: Reporter) -> StepReport:
         return run(make(), self.workers, reporter)
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 @dataclass(frozen=True, kw_only=True)

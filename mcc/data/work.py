@@ -96,10 +96,11 @@ class Work:
 
 
 @contextmanager
-def opened(output: Path, key: Any) -> Iterator[Work]:
+def opened(output: Path, key: Any, keep: bool = False) -> Iterator[Work]:
     """The folder of the job that writes `output`; what an earlier run of the same job left in it is kept.
 
     It is deleted when the block ends well or with an error, and stays when the process is interrupted or killed.
+    With `keep` it stays on an error too: of many shards one may have failed.
 
     Raises:
         MccError: another process writes the same output, or the folder cannot be made.
@@ -119,7 +120,8 @@ def opened(output: Path, key: Any) -> Iterator[Work]:
         try:
             yield Work(folder)
         except Exception:
-            remove(folder)
+            if not keep:
+                remove(folder)
             raise
         remove(folder)
 

