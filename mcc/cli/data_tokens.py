@@ -77,7 +77,7 @@ def preprocess(
         bool | None,
         typer.Option(
             "--special-tokens/--no-special-tokens",
-            "/--tokenizer-hf-no-include-special-tokens",
+            " /--tokenizer-hf-no-include-special-tokens",
             help="Put the tokenizer's special tokens around every text "
             "\\[default: HuggingFaceTokenizer yes, the others no].",
             show_default=False,

@@ -114,7 +114,7 @@ class FastokensEngine(Engine):
 
         # Its threads are made at the first call: here one process is one core, `workers` says how many.
         with _environment("RAYON_NUM_THREADS", "1"):
-            self._fast: Any = fastokens.Tokenizer.from_json_str(tokenizer.backend.to_str())
+            self._fast: Any = fastokens.Tokenizer.from_json_str(tokenizer.layout)
             self._fast.encode_batch_flat(["a", "b"])
         self._special = tokenizer.special
 
@@ -179,7 +179,7 @@ _CLASSES: dict[str, type[Engine]] = {cls.name: cls for cls in (FastokensEngine, 
 
 
 def make_engine(name: str, tokenizer: TextTokenizer) -> Engine:
-    """The engine called `name`, for a name that `choose_engine` gave."""
+    """The engine called `name`, the name of one that `choose_engine` gave."""
     if name == TransformersEngine.name:
         return TransformersEngine(tokenizer)
     cls: Any = _CLASSES[name]
@@ -187,8 +187,8 @@ def make_engine(name: str, tokenizer: TextTokenizer) -> Engine:
     return made
 
 
-def choose_engine(name: str, tokenizer: TextTokenizer) -> tuple[str, str | None]:
-    """The name of the engine to take, and why it is not the fast one.
+def choose_engine(name: str, tokenizer: TextTokenizer) -> tuple[Engine, str | None]:
+    """The engine to take, and why it is not the fast one.
 
     Args:
         name: one of `ENGINES`; auto takes the first that knows the tokenizer and gives the ids of `tokenizers`.
@@ -203,12 +203,13 @@ def choose_engine(name: str, tokenizer: TextTokenizer) -> tuple[str, str | None]
     if not isinstance(tokenizer.backend, Tokenizer):
         if name in ("fastokens", "words"):
             raise UsageError(f"--engine {name} does not know {tokenizer.source}", "--engine auto")
-        return TransformersEngine.name, None
+        return TransformersEngine(tokenizer), None
     reasons = []
     for candidate in ("fastokens", "words") if name == "auto" else (name,):
         try:
-            check(make_engine(candidate, tokenizer), tokenizer, _PROBES)
-            return candidate, None
+            engine = make_engine(candidate, tokenizer)
+            check(engine, tokenizer, _PROBES)
+            return engine, None
         except EngineMismatch as error:
             if name != "auto":
                 raise
@@ -220,7 +221,7 @@ def choose_engine(name: str, tokenizer: TextTokenizer) -> tuple[str, str | None]
                     f"--engine {name} cannot do {tokenizer.source}: {one_line(error)}", "--engine auto"
                 ) from error
             reasons.append(f"{candidate}: {one_line(error)}")
-    return TokenizersEngine.name, "; ".join(reasons)
+    return TokenizersEngine(tokenizer), "; ".join(reasons)
 
 
 def check(engine: Engine, tokenizer: TextTokenizer, texts: Sequence[str]) -> None:

@@ -23,7 +23,17 @@ from mcc.core.config import option
 from mcc.core.errors import MccError, UsageError
 from mcc.core.events import SILENT, Reporter
 from mcc.data.blocks import Block, RecordSource
-from mcc.data.engines import ENGINES, TokenizersEngine, TransformersEngine, check, choose_engine, make_engine, sample
+from mcc.data.engines import (
+    ENGINES,
+    Engine,
+    EngineMismatch,
+    TokenizersEngine,
+    TransformersEngine,
+    check,
+    choose_engine,
+    make_engine,
+    sample,
+)
 from mcc.data.indexed import bin_path, index_path, token_dtype
 from mcc.data.job import Job, Map, Single, run, step_report
 from mcc.data.part import Part
@@ -135,7 +145,7 @@ def preprocess_job(
     eod = loaded.require_eod() if config.append_eod else None
     engine, why = choose_engine(config.engine, loaded)
     if why:
-        reporter.note(f"preprocess: engine {engine} ({why})")
+        reporter.note(f"preprocess: engine {engine.name} ({why})")
     dtype = token_dtype(loaded.vocab_size)
     if loaded.largest_id > np.iinfo(dtype).max:
         raise MccError(
@@ -160,19 +170,21 @@ def preprocess_job(
     streams |= {f"{name}{i}": None for i in range(len(keys)) for name in ("tokens", "sizes", "documents")}
 
     def report(counts: Counter[str], work: Work) -> PreprocessReport:
+        # It names the last first: here the files of the first key.
+        shown = [outputs[0], *reversed(outputs[1:])]
         return step_report(
             PreprocessReport,
             "preprocess",
             {**counts, "documents_out": counts["documents_in"]},
             work,
-            outputs,
+            shown,
             config.read.max_errors,
             tokens={key: counts[f"tokens:{key}"] for key in keys},
             sequences={key: counts[f"sequences:{key}"] for key in keys},
             prefixes={key: str(prefix) for key, prefix in zip(keys, prefixes, strict=True)},
             vocab_size=loaded.vocab_size,
             dtype=str(dtype),
-            engine=engine,
+            engine=engine.name,
         )
 
     return Job(
@@ -184,7 +196,7 @@ def preprocess_job(
             Map(
                 name=_ENCODE,
                 source=RecordSource(inputs, config.read),
-                make=partial(_encoder, _Packed.of(loaded), eod, engine, config),
+                make=_Encoder(loaded, engine, eod, config),
                 streams=streams,
             ),
             Single(name="index", run=partial(_write_indices, keys, dtype)),
@@ -195,72 +207,61 @@ def preprocess_job(
     )
 
 
-@dataclass(frozen=True)
-class _Packed:
-    """A tokenizer on its way to a worker process."""
-
-    backend: Any
-    kind: type[TextTokenizer]
-    source: Path
-    eod: int | None
-    special: bool
-
-    @classmethod
-    def of(cls, tokenizer: TextTokenizer) -> _Packed:
-        return cls(tokenizer.backend, type(tokenizer), tokenizer.source, tokenizer.eod, tokenizer.special)
-
-    def unpacked(self) -> TextTokenizer:
-        found = self.kind(self.backend, self.source, self.eod)
-        found.special = self.special
-        return found
-
-
 def _fingerprint(tokenizer: TextTokenizer) -> str:
-    to_str = getattr(tokenizer.backend, "to_str", None)
-    layout = to_str() if to_str else repr(sorted(tokenizer.backend.get_vocab().items()))
-    return hashlib.sha256(f"{layout} {tokenizer.eod}".encode()).hexdigest()
+    return hashlib.sha256(f"{tokenizer.layout} {tokenizer.eod}".encode()).hexdigest()
 
 
-def _encoder(
-    packed: _Packed, eod: int | None, name: str, config: PreprocessConfig, work: Work
-) -> Callable[[Block, Part], None]:
-    """What a worker process does to a block."""
-    tokenizer = packed.unpacked()
-    engine = make_engine(name, tokenizer)
-    split = config.sentences.load() if config.sentences is not None else None
-    dtype = token_dtype(tokenizer.vocab_size)
-    trusted = name in (TokenizersEngine.name, TransformersEngine.name)
-    keys = config.read.keys
+class _Encoder:
+    """What a process does to its blocks; in another process the engine is made anew."""
 
-    def apply(block: Block, out: Part) -> None:
+    def __init__(self, tokenizer: TextTokenizer, engine: Engine, eod: int | None, config: PreprocessConfig) -> None:
+        self.tokenizer, self.engine, self.eod, self.config = tokenizer, engine, eod, config
+        self.trusted = engine.name in (TokenizersEngine.name, TransformersEngine.name)
+        self.split = config.sentences.load() if config.sentences is not None else None
+        self.dtype = token_dtype(tokenizer.vocab_size)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        packed = (type(self.tokenizer), self.tokenizer.backend, self.tokenizer.source, self.tokenizer.eod)
+        return _unpacked, (packed, self.tokenizer.special, self.engine.name, self.eod, self.config)
+
+    def __call__(self, work: Work) -> Callable[[Block, Part], None]:
+        return self.apply
+
+    def apply(self, block: Block, out: Part) -> None:
+        """Tokenize the records of a block."""
+        keys = self.config.read.keys
         texts: list[list[str]] = [[] for _ in keys]
-        for _, record in block.records(config.read, out):
+        for _, record in block.records(self.config.read, out):
             for column, key in zip(texts, keys, strict=True):
                 column.append(record[key])
         for i, (key, column) in enumerate(zip(keys, texts, strict=True)):
             counts = np.ones(len(column), dtype=np.int64)
-            if split is not None:
-                cut = [split(text) for text in column]
+            if self.split is not None:
+                cut = [self.split(text) for text in column]
                 counts = np.fromiter(map(len, cut), dtype=np.int64, count=len(cut))
                 column = [sentence for sentences in cut for sentence in sentences]
-            if not trusted:
-                _check(engine, tokenizer, column, block)
-            ids, lengths = engine.encode(column)
-            tokens, sizes, documents = assemble(ids, lengths, counts, eod)
-            out.write_bytes(f"tokens{i}", tokens.astype(dtype).tobytes())
+            if not self.trusted:
+                self._check(column, block)
+            ids, lengths = self.engine.encode(column)
+            tokens, sizes, documents = assemble(ids.astype(self.dtype), lengths, counts, self.eod)
+            out.write_bytes(f"tokens{i}", tokens.tobytes())
             out.write_bytes(f"sizes{i}", sizes.astype("<i4").tobytes())
             out.write_bytes(f"documents{i}", documents.astype("<i4").tobytes())
             out.counts[f"tokens:{key}"] += len(tokens)
             out.counts[f"sequences:{key}"] += len(sizes)
 
-    return apply
+    def _check(self, texts: list[str], block: Block) -> None:
+        try:
+            check(self.engine, self.tokenizer, sample(texts, block.unit + block.part))
+        except EngineMismatch as error:
+            raise EngineFailure(error.what, error.hint) from error
 
 
-def _check(engine: Any, tokenizer: TextTokenizer, texts: list[str], block: Block) -> None:
-    try:
-        check(engine, tokenizer, sample(texts, block.unit + block.part))
-    except MccError as error:
-        raise EngineFailure(error.what, error.hint) from error
+def _unpacked(packed: tuple[Any, ...], special: bool, engine: str, eod: int | None, config: Any) -> _Encoder:
+    kind, backend, source, end = packed
+    tokenizer = kind(backend, source, end)
+    tokenizer.special = special
+    return _Encoder(tokenizer, make_engine(engine, tokenizer), eod, config)
 
 
 def assemble(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,12 @@ class TextTokenizer:
         backend.no_padding()
         backend.no_truncation()
 
+    @cached_property
+    def layout(self) -> str:
+        """All of it as text: equal for equal tokenizers."""
+        text: str = self.backend.to_str()
+        return text
+
     @property
     def largest_id(self) -> int:
         """The largest id that it can give."""
@@ -84,6 +91,10 @@ class SlowTokenizer(TextTokenizer):
         self.special = True
         self.vocab_size = len(found)
         self.eod = eod
+
+    @cached_property
+    def layout(self) -> str:
+        return repr(sorted(self.backend.get_vocab().items()))
 
     @property
     def largest_id(self) -> int:
