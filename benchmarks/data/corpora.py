@@ -146,7 +146,7 @@ def _documents(folder: Path, package: str, root: str, ending: str, share: float)
             # Lengths as varied as those of web pages, not all near one bound.
             high = int(generator.triangular(_LOW_CHARS * 4, _HIGH_CHARS * 1.5, _HIGH_CHARS / 2))
             for i, document in enumerate(pack(paragraphs, _LOW_CHARS, high)):
-                yield f"{package}/{Path(name).name}:{i}", document
+                yield f"{package}/{name.removeprefix(root)}:{i}", document
 
 
 def _plain(text: str, name: str) -> str:
