@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from mcc.core.errors import MccError, UsageError
 from mcc.core.files import atomic_path
-from mcc.data.ngrams import NgramIndex
+from mcc.data.ngrams import NgramHashes
 from mcc.data.streams import lines, open_output
 from mcc.data.task_texts import TaskFile
 from mcc.data.words import find_words
@@ -47,9 +48,18 @@ class Dictionary:
     min_ngram: int
     documents: NDArray[np.int64] | None = None
 
-    def index(self) -> NgramIndex:
-        """What finds them in documents, by their numbers."""
-        return NgramIndex({ngram: i for i, ngram in enumerate(self.ngrams)}, self.max_ngram)
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        """N-gram -> its number."""
+        return {ngram: i for i, ngram in enumerate(self.ngrams)}
+
+    def task_of(self, ngram: str) -> str:
+        """The task that gave an n-gram."""
+        return self.tasks[self.owners[self.numbers[ngram]]]
+
+    def hashes(self) -> NgramHashes:
+        """What the search for them needs."""
+        return NgramHashes.of(self.ngrams, self.max_ngram)
 
     def per_task(self) -> dict[str, int]:
         """How many n-grams each task gave that no task before it had."""

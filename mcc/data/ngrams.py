@@ -9,8 +9,11 @@ compares it as text.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,38 +43,70 @@ class Suspect:
     candidates: list[tuple[int, int]]
 
 
+@dataclass(frozen=True)
+class NgramHashes:
+    """What the search compares with.
+
+    Args:
+        whole: number of words -> the hashes of n-grams of so many, sorted.
+        first: hashes of their first words, as many as the search looks at, sorted.
+    """
+
+    whole: dict[int, NDArray[np.uint64]]
+    first: NDArray[np.uint64]
+
+    @classmethod
+    def of(cls, ngrams: Sequence[str], max_ngram: int) -> NgramHashes:
+        """Those of n-grams (words in lower case, one space between them) of at most `max_ngram` words."""
+        values = _by_length(ngrams)
+        powers, size = _powers(max_ngram), _screen_words(values)
+        whole = {n: np.sort((rows * powers[:n]).sum(axis=1, dtype=np.uint64)) for n, rows in values.items()}
+        firsts = [_rolling(rows[:, :size].ravel(), size)[::size] for rows in values.values()]
+        return cls(whole, np.sort(np.concatenate([np.zeros(0, dtype=np.uint64), *firsts])))
+
+    def save(self, path: Path) -> None:
+        """Write them, uncompressed."""
+        arrays: dict[str, Any] = {"first": self.first, **{str(n): hashes for n, hashes in self.whole.items()}}
+        with path.open("wb") as file:
+            np.savez(file, **arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> NgramHashes:
+        """Those that `save` wrote."""
+        with np.load(path) as arrays:
+            return cls({int(name): arrays[name] for name in arrays.files if name != "first"}, arrays["first"])
+
+
 class NgramIndex:
     """Finds n-grams in documents.
 
     Args:
-        numbers: every n-gram (words in lower case, one space between them) and its number.
+        hashes: of the n-grams.
         max_ngram: words of the longest; documents with fewer words are not looked at.
+        numbers: gives every n-gram and its number; asked when one may have been found.
 
     Attributes:
         lengths: how many words n-grams have, ascending.
     """
 
-    def __init__(self, numbers: Mapping[str, int], max_ngram: int) -> None:
-        self.numbers = numbers
+    def __init__(self, hashes: NgramHashes, max_ngram: int, numbers: Callable[[], Mapping[str, int]]) -> None:
+        self._given_numbers = numbers
         self.max_ngram = max_ngram
-        generator = np.random.default_rng(1)
-        self._powers = generator.integers(1, 1 << 63, size=max_ngram, dtype=np.uint64) | np.uint64(1)
-        self._hashes: dict[int, NDArray[np.uint64]] = {}
-        self.lengths, values = _by_length(list(numbers))
-        self._screen_words = min(_SCREEN_WORDS, self.lengths[0]) if self.lengths else 1
-        self._steps = _doublings(self._screen_words)
-        self._factors = generator.integers(1, 1 << 63, size=len(self._steps), dtype=np.uint64) | np.uint64(1)
-        for length, rows in values.items():
-            self._hashes[length] = np.sort((rows * self._powers[:length]).sum(axis=1, dtype=np.uint64))
-        size = self._screen_words
-        firsts = [self._rolling(rows[:, :size].ravel())[::size] for rows in values.values()]
-        first = np.sort(np.concatenate(firsts)) if firsts else np.zeros(0, dtype=np.uint64)
+        self._hashes = hashes.whole
+        self._first = hashes.first
+        self.lengths = sorted(hashes.whole)
+        self._powers = _powers(max_ngram)
+        self._screen_words = _screen_words(hashes.whole)
         # A byte holds 8 of the table's bits; which one is said by the lowest bits of the hash, which byte by the top.
-        top = max(10, (max(len(first), 1) * _BITS_EACH // 8 - 1).bit_length())
+        top = max(10, (max(len(self._first), 1) * _BITS_EACH // 8 - 1).bit_length())
         self._shift = np.uint64(64 - top)
         self._table = np.zeros(1 << top, dtype=np.uint8)
-        np.bitwise_or.at(self._table, first >> self._shift, _bit(first))
-        self._first = first
+        np.bitwise_or.at(self._table, self._first >> self._shift, _bit(self._first))
+
+    @cached_property
+    def numbers(self) -> Mapping[str, int]:
+        """Every n-gram and its number."""
+        return self._given_numbers()
 
     def find(self, texts: Sequence[str]) -> Iterator[Suspect]:
         """Every text that may hold an n-gram, in order."""
@@ -87,7 +122,7 @@ class NgramIndex:
             yield from self._find(split_words(batch), len(texts) - len(batch))
 
     def _find(self, words: Words, first: int) -> Iterator[Suspect]:
-        hashed = self._rolling(words.values)
+        hashed = _rolling(words.values, self._screen_words)
         passed = (self._table[hashed >> self._shift] & _bit(hashed)) != 0
         positions = np.flatnonzero(passed)
         if not len(positions):
@@ -126,12 +161,23 @@ class NgramIndex:
         places = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
         return positions[known[places] == hashes]
 
-    def _rolling(self, values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        """A hash of `_screen_words` words from every position on [W - screen words + 1]."""
-        for step, factor in zip(self._steps, self._factors, strict=True):
-            count = max(len(values) - step, 0)
-            values = values[:count] + values[step : step + count] * factor
-        return values
+
+def _powers(count: int) -> NDArray[np.uint64]:
+    return np.random.default_rng(1).integers(1, 1 << 63, size=count, dtype=np.uint64) | np.uint64(1)
+
+
+def _screen_words(lengths: Iterable[int]) -> int:
+    """How many words the screen looks at."""
+    return min([_SCREEN_WORDS, *lengths])
+
+
+def _rolling(values: NDArray[np.uint64], size: int) -> NDArray[np.uint64]:
+    """A hash of `size` words from every position on [W - size + 1]."""
+    steps = _doublings(size)
+    for step, factor in zip(steps, _powers(len(steps)), strict=True):
+        count = max(len(values) - step, 0)
+        values = values[:count] + values[step : step + count] * factor
+    return values
 
 
 def _doublings(words: int) -> list[int]:
@@ -152,13 +198,12 @@ def _bit(hashed: NDArray[np.uint64]) -> NDArray[np.uint8]:
     return np.left_shift(np.uint8(1), (hashed & np.uint64(7)).astype(np.uint8))
 
 
-def _by_length(ngrams: Sequence[str]) -> tuple[list[int], dict[int, NDArray[np.uint64]]]:
+def _by_length(ngrams: Sequence[str]) -> dict[int, NDArray[np.uint64]]:
     """The numbers of the words of n-grams, those of one length together [n-grams, n]."""
     if not ngrams:
-        return [], {}
+        return {}
     chunks = [ngrams[start : start + _NGRAMS_TOGETHER] for start in range(0, len(ngrams), _NGRAMS_TOGETHER)]
     values = np.concatenate([split_words(["\n".join(chunk)]).values for chunk in chunks])
     counts = np.array([ngram.count(" ") + 1 for ngram in ngrams])
-    lengths = np.unique(counts).tolist()
     repeated = np.repeat(counts, counts)
-    return lengths, {length: values[repeated == length].reshape(-1, length) for length in lengths}
+    return {length: values[repeated == length].reshape(-1, length) for length in np.unique(counts).tolist()}

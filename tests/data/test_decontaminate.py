@@ -18,7 +18,7 @@ from mcc.data.contamination import SuspectDocument
 from mcc.data.decontaminate import DecontaminateConfig, TaskFile, decontaminate, decontaminate_job
 from mcc.data.dictionary import load, task_ngrams
 from mcc.data.job import Map, finish, run_phase
-from mcc.data.ngrams import NgramIndex
+from mcc.data.ngrams import NgramHashes, NgramIndex
 from mcc.data.records import ReadConfig
 from mcc.data.work import opened
 
@@ -26,7 +26,8 @@ TASK = TaskFile(name="lambada", path="unused")
 
 
 def index_of(tasks: list[str], top: int = 13, low: int = 8) -> NgramIndex:
-    return NgramIndex({ngram: i for i, ngram in enumerate(dict.fromkeys(task_ngrams(tasks, top, low)))}, top)
+    numbers = {ngram: i for i, ngram in enumerate(dict.fromkeys(task_ngrams(tasks, top, low)))}
+    return NgramIndex(NgramHashes.of(list(numbers), top), top, lambda: numbers)
 
 
 def cut(text: str, index: NgramIndex, config: DecontaminateConfig) -> tuple[list[str], list[str]]:
