@@ -17,7 +17,7 @@ from typing import Any
 
 from mcc.core.events import Reporter
 from mcc.data.blocks import Block, RecordSource
-from mcc.data.engines import choose_engine, make_engine
+from mcc.data.engines import choose_engine
 from mcc.data.job import Job, Map, Single, step_report
 from mcc.data.part import Part
 from mcc.data.publish import Output
@@ -113,7 +113,7 @@ def _counter(tokenizer: TokenizerFiles | None) -> Callable[[list[str]], int]:
     if tokenizer is None:
         return lambda texts: sum(len(text.split()) for text in texts)
     loaded = tokenizer.read()
-    engine = make_engine(choose_engine("auto", loaded)[0], loaded)
+    engine, _ = choose_engine("auto", loaded)
     return lambda texts: int(engine.encode(texts)[1].sum())
 
 
