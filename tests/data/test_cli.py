@@ -149,17 +149,20 @@ def test_other_options_do_something(mcc_data: Run, jsonl: Write, tokenizer: Path
     assert mcc_data("wiki", tmp_path / "w.xml", "-o", out, "--no-lists", "--headings", "drop")["documents_out"] == 2
 
 
-def test_bad_lines(mcc_data: Run, jsonl: Write, tmp_path: Path) -> None:
+def test_bad_lines(mcc_data: Run, jsonl: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = jsonl("in.jsonl", ["good", "good too"])
     with path.open("a") as stream:
         stream.write('{"text": 5}\n')
     shuffle = ("shuffle", path, "-o", tmp_path / "o.jsonl")
-    assert f"error: {path}:3: key 'text' holds a number, not text" in mcc_data(*shuffle, fails=1)
+    assert f"error: {path}:3: key 'text' holds a number, not text" in mcc_data(*shuffle, "--on-error", "fail", fails=1)
     assert names(tmp_path) == ["in.jsonl"]
-    assert mcc_data(*shuffle, "--max-errors", 1)["bad_lines"] == 1
-    assert read(tmp_path / "o.rejects.jsonl")[0]["line"] == '{"text": 5}'
-    mcc_data(*shuffle, "--max-errors", 1, "--on-error", "fail", fails=1)
     mcc_data(*shuffle, "--on-error", "ignore", fails=2)
+    # All are set aside and told of, and the command fails when they are more than it may be.
+    assert main(["data", *map(str, shuffle), "--json"]) == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out)["bad_lines"] == 1 and "error: shuffle: 1 bad line, more than --max-errors 0" in err
+    assert read(tmp_path / "o.rejects.jsonl")[0]["line"] == '{"text": 5}'
+    assert mcc_data(*shuffle, "--max-errors", 1)["documents_out"] == len(read(tmp_path / "o.jsonl")) == 2
 
 
 def test_bad_input(mcc_data: Run, jsonl: Write, tokenizer: Path, tmp_path: Path) -> None:

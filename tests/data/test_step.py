@@ -107,8 +107,7 @@ def test_old_rejects_do_not_outlive_a_run_without(jsonl: Write, tmp_path: Path) 
 
 @pytest.mark.parametrize("run", [shuffle, dedup])
 def test_what_a_killed_run_left_is_taken_away(run: Callable, jsonl: Write, tmp_path: Path) -> None:
-    (tmp_path / ".out.jsonl.work.partial").mkdir()
-    (tmp_path / ".out.jsonl.work.partial" / "0").write_text("half")
-    (tmp_path / ".out.jsonl.partial").write_text("half")
+    (tmp_path / ".out.jsonl.work" / "phase").mkdir(parents=True)
+    (tmp_path / ".out.jsonl.work" / "phase" / "0").write_text("half")
     run([jsonl("in.jsonl", ["one", "two"])], tmp_path / "out.jsonl")
     assert names(tmp_path) == ["in.jsonl", "out.jsonl"]
