@@ -33,8 +33,8 @@ _WORDS = 1 << 20
 # White space to Python that BERT's normalizer drops as control characters, put as such that is none to both.
 _DROPPED = dict.fromkeys((0x0B, 0x0C, 0x1C, 0x1D, 0x1E, 0x1F, 0x85), 0x01)
 _HAS_DROPPED = re.compile("[\x0b\x0c\x1c-\x1f\x85]").search
-_SAMPLE_TEXTS = 4
-_SAMPLE_CHARS = 1024
+_SAMPLE_TEXTS = 3
+_SAMPLE_CHARS = 512
 # What has told tokenizers apart: white space, contractions, digits, marks, joiners, planes beyond the first, controls.
 _PROBES = (
     "",

@@ -84,7 +84,8 @@ def parse(line: bytes, keys: Sequence[str] = ("text",)) -> Record:
             raise ValueError(f"key {key!r} holds {_json_type(record[key])}, not text")
     # The parser takes the last of equal keys. Colons behind quotes that are not escaped are nearly always those of
     # keys: counting them tells which lines are worth a slow look.
-    if line.count(b'":') + line.count(b'" :') - line.count(b'\\":') > len(record):
+    colons = line.count(b'":') + line.count(b'" :')
+    if colons > len(record) and colons - line.count(b'\\":') > len(record):
         _refuse_repeated_keys(line)
     return record
 
