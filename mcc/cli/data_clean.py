@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -125,3 +126,70 @@ def filters(as_json: console.JSON = False) -> None:
         ["preset", "what it does", "filters"],
         [(row["name"], row["what"], ",".join(row["filters"])) for row in named],
     )
+
+
+@app.command()
+def urls(
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="IN...", help="Text files with a URL a line, folders of them, or JSONL.", show_default=False
+        ),
+    ],
+    output: steps.Output,
+    key: Annotated[str | None, typer.Option(help="Key of the URL in records \\[default: url].")] = None,
+    domain: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Refuse this name or host too; may be repeated.")
+    ] = None,
+    domains: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="Refuse the names in a file.")] = None,
+    extension: Annotated[
+        list[str] | None, typer.Option(metavar=".EXT", help="Refuse this ending too; may be repeated.")
+    ] = None,
+    extensions: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="Refuse the endings in a file.")] = None,
+    pattern: Annotated[
+        list[str] | None, typer.Option(metavar="REGEX", help="Refuse URLs with a match; may be repeated.")
+    ] = None,
+    patterns: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="Patterns in a file.")] = None,
+    lists: Annotated[bool | None, typer.Option("--lists/--no-lists", help="Use mcc's own lists too.")] = None,
+    min_chars: Annotated[int | None, typer.Option(help="Refuse shorter URLs \\[default: 9].")] = None,
+    malformed: Annotated[
+        bool | None, typer.Option("--malformed/--allow-malformed", help="Refuse what is no http(s) URL.")
+    ] = None,
+    duplicates: Annotated[
+        bool | None, typer.Option("--duplicates/--allow-duplicates", help="Refuse a URL that stood there before.")
+    ] = None,
+    rejects: steps.Rejects = None,
+    workers: steps.Workers = None,
+    on_error: steps.OnError = None,
+    max_errors: steps.MaxErrors = None,
+    as_json: console.JSON = False,
+) -> None:
+    """Keep URLs worth fetching: not of listed domains or endings, well-formed, each once.
+
+    Example: [cyan]mcc data urls urls/ -o urls.txt[/]
+
+    Example: [cyan]mcc data urls crawl.jsonl.gz -o kept.jsonl --key url --domain example.org --pattern '/tag/'[/]
+    """
+    from mcc.data.urls import UrlsConfig, urls
+
+    values = steps.given(
+        key=key,
+        domains=steps.words(domain),
+        domain_files=_names(domains),
+        extensions=steps.words(extension),
+        extension_files=_names(extensions),
+        patterns=tuple(pattern) if pattern else None,
+        pattern_files=_names(patterns),
+        lists=lists,
+        min_chars=min_chars,
+        malformed=malformed,
+        duplicates=duplicates,
+        workers=workers,
+        read=steps.read((key or "url",), on_error, max_errors),
+    )
+    report = urls(inputs, output, build(UrlsConfig, values), console.reporter(), rejects=rejects)
+    steps.show(report, as_json, ("URLs out", report.documents_out))
+
+
+def _names(paths: list[Path] | None) -> tuple[str, ...] | None:
+    return tuple(map(str, paths)) if paths else None
