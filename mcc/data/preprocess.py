@@ -46,6 +46,8 @@ from mcc.data.vocabulary import TextTokenizer, TokenizerFiles
 from mcc.data.work import Work
 
 _ENCODE = "encode"
+# Documents of so many tokens are copied one by one.
+_LONG = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,11 +293,18 @@ def assemble(
     last = before[documents > 0] - 1
     sizes[last] += 1
     ends = np.cumsum(sizes)[last] - 1
-    kept = np.ones(len(ids) + len(ends), dtype=bool)
-    kept[ends] = False
-    tokens = np.empty(len(kept), dtype=ids.dtype)
-    tokens[kept] = ids
-    tokens[ends] = eod
+    tokens = np.empty(len(ids) + len(ends), dtype=ids.dtype)
+    if len(ends) * _LONG < len(ids):
+        start = 0
+        for number, end in enumerate(ends.tolist()):
+            tokens[start:end] = ids[start - number : end - number]
+            tokens[end] = eod
+            start = end + 1
+    else:
+        kept = np.ones(len(tokens), dtype=bool)
+        kept[ends] = False
+        tokens[kept] = ids
+        tokens[ends] = eod
     return tokens, sizes, documents
 
 
