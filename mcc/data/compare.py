@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 
 from mcc.data.candidates import NONE, Ranks
 from mcc.data.fingerprints import Fingerprints
-from mcc.data.shingles import Comparer, jaccard
+from mcc.data.shingles import Comparer
 from mcc.data.sketch import Engine
 
 # How far an estimate may fall below the threshold before the pair is left alone: so many standard deviations.
 _DEVIATIONS = 3.0
-_CACHED_SHINGLES_BYTES = 48 << 20
+_CACHED_TEXT_BYTES = 32 << 20
 _CACHED_SMALL = 1 << 14
 Value = TypeVar("Value")
 
@@ -45,9 +45,7 @@ class Likeness:
         self._cutoff = threshold - _DEVIATIONS * deviation - 1 / engine.samples
         self._comparer = Comparer(chars)
         self._sketches: _Recent[bytes] = _Recent(_CACHED_SMALL, lambda value: 1)
-        self._texts: _Recent[tuple[str, dict[bool, NDArray[np.uint64] | None]]] = _Recent(
-            _CACHED_SHINGLES_BYTES, lambda value: 12 * len(value[0]) + 500
-        )
+        self._texts: _Recent[str] = _Recent(_CACHED_TEXT_BYTES, lambda text: 4 * len(text) + 100)
         self.compared = 0
 
     def near(self, rank: int, others: Sequence[int]) -> list[int]:
@@ -63,24 +61,14 @@ class Likeness:
     def exact(self, rank: int, other: int) -> float | None:
         """The Jaccard index when it reaches the threshold."""
         self.compared += 1
-        (left, left_sets), (right, right_sets) = self._text(rank), self._text(other)
-        plain = self._comparer.fits_bytes(left) and self._comparer.fits_bytes(right)
-        sets = []
-        for text, known in ((left, left_sets), (right, right_sets)):
-            if plain not in known:
-                known[plain] = self._comparer.shingles(text, plain)
-            sets.append(known[plain])
-        if sets[0] is None or sets[1] is None:
-            found = jaccard(left, right, self._comparer.chars)
-        else:
-            found = self._comparer.of_sets(sets[0], sets[1])
+        found = self._comparer.jaccard(self._text(rank), self._text(other))
         return found if found >= self._threshold else None
 
     def _sketch(self, rank: int) -> bytes:
         return self._sketches.get(rank, lambda: self._prints.sketch(self._order.document(rank)))
 
-    def _text(self, rank: int) -> tuple[str, dict[bool, NDArray[np.uint64] | None]]:
-        return self._texts.get(rank, lambda: (self._prints.text(self._order.document(rank)), {}))
+    def _text(self, rank: int) -> str:
+        return self._texts.get(rank, lambda: self._prints.text(self._order.document(rank)))
 
 
 class _Recent(Generic[Value]):

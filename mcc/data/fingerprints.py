@@ -28,6 +28,7 @@ FORMAT_VERSION = 1
 # digest: 16 bytes; keys: uint64[b, n]; sketch: uint8[n, S]; line: the line's number; chars: of the text;
 # score: what `best` goes by; ends: uint64[2n + 1], where names (JSON) and texts (zlib in saved files) start in payload.
 SECTIONS = ("digest", "keys", "sketch", "line", "chars", "score", "ends", "payload")
+_INDEX = {name: index for index, name in enumerate(SECTIONS)}
 _TYPES: dict[str, Any] = {
     "digest": np.dtype("<u8"),
     "keys": np.dtype("<u8"),
@@ -93,8 +94,11 @@ class Fingerprints:
             rows += self._scan(number, path, number < len(loaded))
             if number + 1 == len(loaded):
                 self.loaded = sum(row[2] for row in rows)
-        # [C, file, offset, documents, unit, part, bytes of each section]
-        self._table = np.array(rows, dtype=np.int64).reshape(len(rows), 5 + len(SECTIONS))
+        table = np.array(rows, dtype=np.int64).reshape(len(rows), 5 + len(SECTIONS))
+        # [C, file, offset, documents, unit, part]; where sections start, and the last one ends
+        self._table = table[:, :5]
+        self._starts = np.cumsum(table[:, [1, *range(5, table.shape[1])]], axis=1)
+        self._descriptors = [file.fileno() for file in self._files]
         self._first: list[int] = np.concatenate(([0], np.cumsum(self._table[:, 2]))).tolist()
         self._loaded_files = len(loaded)
 
@@ -143,10 +147,9 @@ class Fingerprints:
         return {(int(row[3]), int(row[4])): chunk for chunk, row in enumerate(self._table) if not self.is_loaded(chunk)}
 
     def _section(self, chunk: int, name: str) -> tuple[int, int, int]:
-        row = self._table[chunk]
-        index = SECTIONS.index(name)
-        start = int(row[1]) + int(row[5 : 5 + index].sum())
-        return self._files[int(row[0])].fileno(), start, int(row[5 + index])
+        index = _INDEX[name]
+        start, end = self._starts[chunk, index : index + 2].tolist()
+        return self._descriptors[self._table[chunk, 0]], start, end - start
 
     def column(self, chunk: int, name: str) -> NDArray[Any]:
         """A whole section as a flat array."""

@@ -23,8 +23,10 @@ _NO_CHARACTER = 0x110000
 _PACKED_BITS = 12
 # Characters worked on at once: the arrays of a piece stay in the processor's cache, and a long text costs no memory.
 PIECE_CHARS = 1 << 15
-# Slots of the table in which equal numbers meet.
+# Least and most slots of the table in which equal numbers meet, as powers of two.
 _TABLE_BITS = (12, 22)
+# Shingles compared at once, about.
+_COUNTED = 1 << 22
 
 
 def mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -148,75 +150,74 @@ class Comparer:
         self._used = 0
         self._tables: dict[int, NDArray[np.uint32]] = {}
 
-    def shingles(self, text: str, plain: bool) -> NDArray[np.uint64] | None:
-        """uint64[N]: the distinct shingles of `text`, packed; None when they do not fit 64 bits.
+    def jaccard(self, left: str, right: str) -> float:
+        """The same as the function of that name; memory does not grow with the texts."""
+        if left == right:
+            return 1.0
+        plain = self.chars <= 8 and left.isascii() and right.isascii()
+        if min(len(left), len(right)) < self.chars or not (plain or self._can_pack(left + right)):
+            return jaccard(left, right, self.chars)
+        # Of a long text the shingles whose hash is this or that are counted in turn.
+        turns = -(-(len(left) + len(right)) // _COUNTED)
+        common = union = 0
+        for turn in range(turns):
+            one, other = (self._packed(text, plain, turn, turns) for text in (left, right))
+            counts = self._count(np.concatenate((one, other)), len(one))
+            common, union = common + counts[0], union + counts[1]
+        return common / union
 
-        Args:
-            plain: pack bytes, for pairs of ASCII texts and shingles of up to eight characters. Otherwise characters are
-                numbered as they come: at most 4,095 different ones, shingles of up to five.
-        """
-        if len(text) < self.chars or (not plain and self.chars * _PACKED_BITS > 64):
-            return None
-        found: NDArray[np.uint64] | None = None
-        for piece in _pieces(text, self.chars):
-            packed = packed_bytes(piece, self.chars) if plain else self._packed(piece)
-            if packed is None:
-                return None
-            part = self._distinct(packed)
-            found = part if found is None else np.unique(np.concatenate((found, part)))
-        return found
-
-    def fits_bytes(self, text: str) -> bool:
-        """Whether `shingles(text, plain=True)` may be used."""
-        return self.chars <= 8 and len(text) >= self.chars and text.isascii()
-
-    def _packed(self, text: str) -> NDArray[np.uint64] | None:
-        points = _code_points(text)
-        numbers = self._numbers[points]
-        if not numbers.all():
-            new = np.unique(points[numbers == 0])
+    def _can_pack(self, text: str) -> bool:
+        """Number the characters of `text`; False when there are too many for exact packed shingles."""
+        if self.chars * _PACKED_BITS > 64:
+            return False
+        for start in range(0, len(text), PIECE_CHARS):
+            points = _code_points(text[start : start + PIECE_CHARS])
+            new = np.unique(points[self._numbers[points] == 0])
             if self._used + len(new) >= 1 << _PACKED_BITS:
-                return None
+                return False
             self._numbers[new] = np.arange(self._used + 1, self._used + len(new) + 1, dtype=np.uint64)
             self._used += len(new)
-            numbers = self._numbers[points]
-        count = len(numbers) - self.chars + 1
-        packed = numbers[:count].copy()
-        for i in range(1, self.chars):
-            packed <<= _U64(_PACKED_BITS)
-            packed |= numbers[i : i + count]
-        return packed
+        return True
 
-    def _table(self, entries: int) -> tuple[NDArray[np.uint32], np.uint64]:
-        low, high = _TABLE_BITS
-        bits = min(max((8 * entries).bit_length(), low), high)
+    def _packed(self, text: str, plain: bool, turn: int, turns: int) -> NDArray[np.uint64]:
+        """Shingles with repetitions as numbers: bytes, or the characters' numbers."""
+        parts = []
+        for piece in _pieces(text, self.chars):
+            if plain:
+                packed = packed_bytes(piece, self.chars)
+            else:
+                numbers = self._numbers[_code_points(piece)]
+                count = len(numbers) - self.chars + 1
+                packed = numbers[:count].copy()
+                for i in range(1, self.chars):
+                    packed <<= _U64(_PACKED_BITS)
+                    packed |= numbers[i : i + count]
+            parts.append(packed if turns == 1 else packed[mixed(packed) % _U64(turns) == turn])
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _count(self, values: NDArray[np.uint64], first: int) -> tuple[int, int]:
+        """How many different values are both among the `first` ones and behind them, and how many there are."""
+        common = union = 0
+        bits = min(max((2 * len(values)).bit_length(), _TABLE_BITS[0]), _TABLE_BITS[1])
         if bits not in self._tables:
             self._tables[bits] = np.zeros(1 << bits, dtype=np.uint32)
-        return self._tables[bits], _U64(64 - bits)
-
-    def _distinct(self, values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        table, shift = self._table(len(values))
-        slots = (values * _GOLDEN) >> shift
-        order = np.arange(len(values), dtype=np.uint32)
-        table[slots] = order  # the last one of a slot stays
-        winners = table[slots]
-        found = values[winners == order]
-        lost = values[values[winners] != values]
-        return found if not lost.size else np.concatenate((found, np.unique(lost)))
-
-    def of_sets(self, left: NDArray[np.uint64], right: NDArray[np.uint64]) -> float:
-        """The Jaccard index of two arrays without repetitions."""
-        if len(left) > len(right):
-            left, right = right, left
-        table, shift = self._table(len(right))
-        slots = (right * _GOLDEN) >> shift
-        order = np.arange(len(right), dtype=np.uint32)
-        table[slots] = order
-        # What another value drove out of its slot is looked up by sorting; it is little.
-        lost = right[table[slots] != order]
-        # Whatever an earlier pair left in the table cannot be equal without being in `right`.
-        hit = right.take(table[(left * _GOLDEN) >> shift], mode="clip") == left
-        common = int(np.count_nonzero(hit))
-        if lost.size:
-            common += int(np.count_nonzero(np.isin(left[~hit], lost)))
-        return common / (len(left) + len(right) - common)
+        table = self._tables[bits]
+        multiplier = int(_GOLDEN)
+        while len(values):
+            slots = (values * _U64(multiplier)) >> _U64(64 - bits)
+            table[slots] = np.arange(len(values), dtype=np.uint32)
+            # Which value a slot holds in the end: it stands for all that are equal to it.
+            winners = table[slots]
+            driven_out = values[winners] != values
+            lost = np.flatnonzero(driven_out)
+            winners[lost] = len(values)
+            seen = np.zeros((2, len(values) + 1), dtype=bool)
+            seen[0, winners[:first]] = True
+            seen[1, winners[first:]] = True
+            seen[:, -1] = False
+            common += int(np.count_nonzero(seen[0] & seen[1]))
+            union += int(np.count_nonzero(seen[0] | seen[1]))
+            # The others try again with other slots.
+            values, first = values[lost], int(np.searchsorted(lost, first))
+            multiplier = multiplier * int(_MIX[0]) % (1 << 64)
+        return common, union

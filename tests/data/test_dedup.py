@@ -190,7 +190,7 @@ def test_little_memory_gives_the_same(jsonl: Write, tmp_path: Path, monkeypatch:
             patch.setattr(candidates, "SORTED_ENTRIES", 10)
             patch.setattr(candidates, "_ROWS", 7)
             patch.setattr(compare, "_CACHED_SMALL", 3)
-            patch.setattr(compare, "_CACHED_SHINGLES_BYTES", 10_000)
+            patch.setattr(compare, "_CACHED_TEXT_BYTES", 10_000)
             small = ReadConfig(block_bytes=10_000)
             dedup([path], outputs[0], DedupConfig(keep=keep, read=small), duplicates=outputs[1])
         assert [output.read_bytes() for output in outputs] == expected
