@@ -46,6 +46,7 @@ class ReportConfig:
         UsageError: a number is negative.
     """
 
+    measure: bool = option(True, "look at the documents that each step leaves: one more pass over each file")
     tokenizer: str | None = option(None, "tokenizer that counts tokens [the one of the step preprocess, else words]")
     sample: int = option(1000, "documents whose tokens are counted, about; 0: all")
     languages: int = option(200, "documents whose language is told, about")

@@ -179,7 +179,7 @@ def _profile(
     reporter: Reporter,
 ) -> dict[str, Any] | None:
     """What the documents are like that a step left; measured once."""
-    if not STAGES.get(step.stage).records or not report["documents_out"]:
+    if not pipeline.report.measure or not STAGES.get(step.stage).records or not report["documents_out"]:
         return None
     output = pipeline.folder / STEPS / f"{_entry(step)}.profile.json"
     read = getattr(step.config, "read", None)
