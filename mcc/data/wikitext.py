@@ -38,16 +38,18 @@ _DROPPED = re.compile(
 _BREAK = re.compile(r"<(?:br|hr|/?p|/?li|/?div|/?blockquote)\b[^<>]*>", re.IGNORECASE)
 _TAG = re.compile(r"</?[a-zA-Z][a-zA-Z0-9]*(?:\s[^<>]*)?/?>")
 # A table's `|}` is not the end `|}}` of a template whose last argument is empty.
-_TOKEN = re.compile(r"\{\{|\}\}|\[\[|\]\]|^[ :*#;]*\{\|(?!\})|^\s*\|\}(?!\})", re.MULTILINE)
+_TOKEN = re.compile(r"\{\{|\}\}|\[\[|\]\]|^[ :*#;]*\{\|(?!\})|^[ \t]*\|\}(?!\})", re.MULTILINE)
+# The look-aheads keep an address without an end from being tried at each of its letters.
 _EXTERNAL = re.compile(
-    r"\[(?:https?:|ftp:|mailto:|news:)?//[^\s\[\]]*[ \t]*([^\[\]\n]*)\]|\[mailto:[^\s\[\]]+ ([^\[\]\n]*)\]"
+    r"\[(?:https?:|ftp:|mailto:|news:)?//[^\s\[\]]*(?![^\s\[\]])[ \t]*(?![ \t])([^\[\]\n]*)\]"
+    r"|\[mailto:[^\s\[\]]+ ([^\[\]\n]*)\]"
 )
 _QUOTES = re.compile(r"'{2,5}")
 # Deeper than any page nests; marks beyond are dropped, so that a page of nothing but marks stays quick.
 _MAX_DEPTH = 100
 _MAGIC = re.compile(r"__[A-Z]{3,}__")
-_HEADING = re.compile(r"^(={1,6})\s*(.+?)\s*\1\s*$")
 _NAMED = re.compile(r"\s*[a-zA-Z][\w-]*\s*=")
+_NUMBERED = re.compile(r"^\d+\s*=\s*")
 _LANGUAGE_LINK = re.compile(r"^[a-z]{2,3}(?:-[a-z]+)?$")
 _EMPTY_PARENTHESES = re.compile(r"\(\s*(?:[,;:/–-]\s*)*\)")
 _OPEN_PARENTHESIS = re.compile(r"\(\s*(?:[,;]\s*)+")
@@ -192,9 +194,15 @@ def _link(inside: str, files: frozenset[str], categories: frozenset[str]) -> str
             return ""
     if bar:
         # Without a label the reader sees the title without its parenthesis or namespace.
-        return label if label.strip() else re.sub(r"\s*\([^()]*\)$", "", target.rpartition(":")[2])
+        return label if label.strip() else _without_parenthesis(target.rpartition(":")[2])
     prefix, colon, rest = target.partition(":")
     return rest if colon and prefix.lower() in {"wikt", "wiktionary", "s", "wikisource", "w"} else target
+
+
+def _without_parenthesis(title: str) -> str:
+    """`Mercury (planet)` -> `Mercury`."""
+    begin = title.rfind("(")
+    return title[:begin].rstrip() if begin >= 0 and title.find(")", begin) == len(title) - 1 else title
 
 
 def _template(inside: str) -> str:
@@ -203,11 +211,9 @@ def _template(inside: str) -> str:
     show = _SHOWN.get(name.strip().lower().replace("_", " "))
     if show is None:
         return ""
-    positional = (
-        [part.strip() for part in rest.split("|") if not re.match(r"\s*[a-zA-Z][\w-]*\s*=", part)] if rest else []
-    )
+    positional = [part.strip() for part in rest.split("|") if not _NAMED.match(part)] if rest else []
     # `1=text` is how an argument with an equals sign is written.
-    positional = [re.sub(r"^\d+\s*=\s*", "", part) for part in positional]
+    positional = [_NUMBERED.sub("", part) for part in positional]
     return show(positional)
 
 
@@ -288,13 +294,12 @@ def _lines(text: str, config: WikitextConfig) -> str:
         if not stripped or stripped.startswith("----"):
             blank = True
             continue
-        heading = _HEADING.match(stripped)
-        if heading:
-            level = len(heading[1])
+        level, title = _heading(stripped)
+        if level:
             while waiting and waiting[-1][0] >= level:
                 waiting.pop()
             if config.headings == "keep":
-                waiting.append((level, heading[2]))
+                waiting.append((level, title))
             blank = True
             continue
         if stripped[0] in "*#;:":
@@ -310,6 +315,15 @@ def _lines(text: str, config: WikitextConfig) -> str:
         put(stripped, blank)
         blank = bool(waiting)
     return "\n".join(out)
+
+
+def _heading(line: str) -> tuple[int, str]:
+    """Level and title of `== Title ==`; level 0 when it is none."""
+    if not (line.startswith("=") and line.endswith("=") and len(line) > 2):
+        return 0, ""
+    level = min(len(line) - len(line.lstrip("=")), len(line) - len(line.rstrip("=")), 6)
+    title = line[level:-level].strip()
+    return (level, title) if title else (0, "")
 
 
 def _append(out: list[str], line: str, loose: bool) -> None:

@@ -116,7 +116,36 @@ def test_prose_is_untouched(words: list[str], data: st.DataObject) -> None:
     assert clean("\n\n".join(lines)) == "\n\n".join(lines)
 
 
-def test_long_unbalanced_input_is_quick() -> None:
+MARKS = [*PIECES, "[[File:", "[[a|", "{{convert|", "{{lang|en|", "[http://x", "[", "]", "<math>", "<gallery>", "<br>"]
+MARKS += [
+    "(",
+    ")",
+    ",",
+    "(,",
+    ".",
+    "__TOC__",
+    "&amp;",
+    "\u3000",
+    "\t",
+    "\n----",
+    "<",
+    "&#91;&#91;",
+    "&#123;",
+    "~~~~",
+    "x",
+]
+
+
+@pytest.mark.parametrize("piece", MARKS)
+def test_time_grows_with_the_length_only(piece: str) -> None:
+    """20,000 of a mark, alone and behind others: a square of the length would take many seconds."""
+    started = time.process_time()
+    for text in (piece * 20_000, *(other + piece * 500 + "=\n" + other for other in MARKS)):
+        assert not [mark for mark in ("{{", "{|", "<ref", "[[", "]]", "}}") if mark in clean(text).lower()]
+    assert time.process_time() - started < 2.5
+
+
+def test_long_unbalanced_pieces_are_quick() -> None:
     """Time grows with the length of the text, not with its square: 20,000 of each mark take well below a second."""
     pieces = ["{{a|", "[[b|", "{|\n", "{{a}} [[", "<ref>", "(((", "'" * 50 + " ", "[http://x ", "<nowiki>", " ", "( , "]
     pieces += ["<!--", "</ref>", "= ", "{{", "[[", "{{a}}]]", "{|\n}}", "<ref", "\n", ",\n"]
@@ -124,3 +153,16 @@ def test_long_unbalanced_input_is_quick() -> None:
         started = time.process_time()
         clean(piece * 20_000)
         assert time.process_time() - started < 3, piece
+    for text in ("[[a" + " " * 50_000 + "|]]", "=a" + "\u3000" * 50_000 + "b", "[http://" + "x" * 50_000):
+        started = time.process_time()
+        clean(text)
+        assert time.process_time() - started < 1, text[:9]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=300) | st.lists(st.sampled_from(MARKS) | st.text(max_size=5), max_size=60).map("".join))
+def test_any_text_at_all(text: str) -> None:
+    """It never raises, and no mark is left."""
+    for config in (WikitextConfig(), WikitextConfig(lists=False, headings="drop")):
+        found = clean(text, config)
+        assert not [mark for mark in ("{{", "{|", "<ref", "[[", "]]", "}}") if mark in found.lower()]
