@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 import orjson
 
 from mcc.core.errors import MccError, UsageError
+from mcc.data.members import Stretch, Window, stretches
 from mcc.data.plaintext import split_documents
 from mcc.data.records import BOM, DUMP, JSONL, PARQUET, TEXT, ReadConfig, Record, parse
 from mcc.data.streams import BROKEN, COMPRESSIONS, broken, content_suffix, expand, is_zstd_error, open_input
@@ -40,6 +41,7 @@ class Block:
         numbers: the number of each line, when they are not consecutive.
         problems: (line, reason, its first bytes) of lines that were not read.
         size: bytes of the file on disk that this block stands for.
+        offset: where `data` stands in the file, when it stands there as it is: another process then reads it itself.
     """
 
     path: str
@@ -50,6 +52,23 @@ class Block:
     numbers: tuple[int, ...] | None = None
     problems: tuple[tuple[int, str, bytes], ...] = ()
     size: int = 0
+    offset: int | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(self.__dict__)
+        if self.offset is not None:
+            state["data"] = len(self.data)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if state["offset"] is not None:
+            with Path(state["path"]).open("rb", buffering=0) as stream:
+                stream.seek(state["offset"])
+                data = _read(stream, state["data"])
+            if len(data) != state["data"]:
+                raise MccError(f"{state['path']} was changed while it was read", "start again when it stays as it is")
+            state = {**state, "data": data}
+        self.__dict__.update(state)
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
         """Number and bytes of every line, without its end."""
@@ -173,6 +192,7 @@ class RecordSource(Source):
         self.block_bytes = block_bytes or self.read.block_bytes
         for path in self.paths:
             _check_format(path, self.read)
+        self._stretches: dict[Path, list[Stretch]] = {}
         self._ends = list(accumulate(self._units_of(path) for path in self.paths))
         # (file, unit within it) -> number of its first line: of the unit that comes next.
         self._next_line: tuple[int, int, int] = (0, 0, 1)
@@ -180,12 +200,16 @@ class RecordSource(Source):
     def _units_of(self, path: Path) -> int:
         if content_suffix(path) in PARQUET:
             return max(_parquet(path).metadata.num_row_groups, 1)
-        if content_suffix(path) in TEXT or path.suffix.lower() in COMPRESSIONS:
+        if content_suffix(path) in TEXT:
             return 1
+        if path.suffix.lower() in COMPRESSIONS:
+            self._stretches[path] = stretches(path, self.block_bytes)
+            return len(self._stretches[path]) or 1
         return max(-(-path.stat().st_size // self.block_bytes), 1)
 
     def units(self) -> int:
-        """A plain file has one for every `block_bytes`, Parquet one a row group, any other file is one."""
+        """A plain file has one for every `block_bytes`, and so has one that a step compressed; Parquet one a row group;
+        any other file is one."""
         return self._ends[-1]
 
     def blocks(self, unit: int) -> Iterator[Block]:
@@ -198,7 +222,7 @@ class RecordSource(Source):
         elif content_suffix(path) in TEXT:
             yield from self._text_blocks(path, unit)
         elif path.suffix.lower() in COMPRESSIONS:
-            yield from self._stream_blocks(path, unit)
+            yield from self._stream_blocks(path, unit, inner)
         else:
             yield from self._plain_block(path, unit, file, inner)
 
@@ -211,15 +235,17 @@ class RecordSource(Source):
             stream.seek(max(begin - 1, 0))
             wanted = self.block_bytes + (1 if begin else 0)
             data = _read(stream, wanted)
+            offset = begin
             if begin:
                 newline = data.find(b"\n")
                 data = data[newline + 1 :] if newline >= 0 else b""
+                offset = begin + newline  # the byte before `begin` was read too
             size = min(self.block_bytes, max(path.stat().st_size - begin, 0))
             data, problems = self._whole_lines(stream, data, line)
-        if begin == 0:
-            data = data.removeprefix(BOM)
+        if begin == 0 and data.startswith(BOM):
+            data, offset = data[len(BOM) :], len(BOM)
         self._next_line = (file, inner + 1, line + data.count(b"\n") + len(problems))
-        yield Block(path=str(path), unit=unit, line=line, data=data, problems=problems, size=size)
+        yield Block(path=str(path), unit=unit, line=line, data=data, problems=problems, size=size, offset=offset)
 
     def _first_line(self, stream: IO[bytes], file: int, inner: int, begin: int) -> int:
         if inner == 0:
@@ -258,10 +284,13 @@ class RecordSource(Source):
         number = line + data.count(b"\n")
         return data[:start], ((number, _too_long(have, self.read), data[start:][:2000]),)
 
-    def _stream_blocks(self, path: Path, unit: int) -> Iterator[Block]:
-        """A compressed file, from its start."""
-        line, part, told = 1, 0, 0
-        with path.open("rb") as raw:
+    def _stream_blocks(self, path: Path, unit: int, inner: int) -> Iterator[Block]:
+        """A compressed file, or a stretch of it, from its start."""
+        known = self._stretches[path]
+        whole = Stretch(0, path.stat().st_size, 1)
+        stretch = known[inner] if known else whole
+        line, part, told = stretch.line, 0, 0
+        with Window(path, stretch) as raw:
             stream = _Pieces(open_input(path, raw))
             try:
                 while True:
@@ -269,7 +298,7 @@ class RecordSource(Source):
                     data, problems = self._whole_lines(stream, data, line)  # type: ignore[arg-type]
                     if not data and not problems:
                         return
-                    if part == 0:
+                    if line == 1:
                         data = data.removeprefix(BOM)
                     size, told = raw.tell() - told, raw.tell()
                     yield Block(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import pickle
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,7 @@ def test_every_line_once(
     long = []
     for unit in units:
         for one in source.blocks(unit):
+            assert pickle.loads(pickle.dumps(one)) == one  # in another process it is the same
             found += [(number, line) for number, line in one.lines() if len(line) <= limit]
             long += [number for number, line in one.lines() if len(line) > limit]
             long += [number for number, _, _ in one.problems]
@@ -97,3 +99,14 @@ def test_unknown_endings_are_refused(tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_text("a,b")
     with pytest.raises(UsageError, match="unknown format '.csv'"):
         RecordSource([tmp_path / "in.csv"])
+
+
+def test_a_worker_process_reads_a_plain_file_itself(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"text": "one"}\n' * 1000)
+    blocks = list(RecordSource([path], block_bytes=1 << 20).blocks(0))
+    sent = pickle.dumps(blocks[0])
+    assert len(sent) < 1000 < len(blocks[0].data) and pickle.loads(sent) == blocks[0]
+    path.write_bytes(b"")
+    with pytest.raises(MccError, match=r"in\.jsonl was changed while it was read"):
+        pickle.loads(sent)
