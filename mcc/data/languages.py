@@ -100,7 +100,7 @@ class FastText:
 
     def find(self, text: str) -> tuple[str | None, float]:
         """fastText's answer on the first 10,000 characters."""
-        found = self._detect(text, model="lite")
+        found = self._detect(text, model="lite") if text.strip() else []
         return (found[0]["lang"], found[0]["score"]) if found else (None, 0.0)
 
 
@@ -123,6 +123,7 @@ class Langid:
         return str(found), float(probability)
 
 
+@cache
 def make(name: str, seed: int = 0, model: str = "") -> Engine:
     """The engine called `name`; its model is read once a process.
 

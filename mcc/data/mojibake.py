@@ -41,7 +41,7 @@ def _suspects() -> tuple[str, ...]:
     """
     kinds = badness.MOJIBAKE_CATEGORIES
     always = "".join(kinds[kind] for kind in ("c1", "bad", "law", "currency", "numeric", "box", "upper_accented"))
-    always += "œØÙ‚Ђ°"
+    always += "œØÙЂ°"
     return (
         always + kinds["lower_accented"] + "ВГРСΒΓΞΟ",
         always + kinds["start_punctuation"] + kinds["end_punctuation"],
