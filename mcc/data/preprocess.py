@@ -46,6 +46,8 @@ from mcc.data.vocabulary import TextTokenizer, TokenizerFiles
 from mcc.data.work import Work
 
 _ENCODE = "encode"
+# Characters that are handed to the engine at once.
+_BATCH_CHARS = 1 << 19
 # Documents of so many tokens are copied one by one.
 _LONG = 64
 
@@ -244,13 +246,26 @@ class _Encoder:
                 column = [sentence for sentences in cut for sentence in sentences]
             if not self.trusted:
                 self._check(column, block)
-            ids, lengths = self.engine.encode(column)
-            tokens, sizes, documents = assemble(ids.astype(self.dtype), lengths, counts, self.eod)
+            tokens, sizes, documents = assemble(*self._encode(column), counts, self.eod)
             out.write_bytes(f"tokens{i}", tokens.tobytes())
             out.write_bytes(f"sizes{i}", sizes.astype("<i4").tobytes())
             out.write_bytes(f"documents{i}", documents.astype("<i4").tobytes())
             out.counts[f"tokens:{key}"] += len(tokens)
             out.counts[f"sequences:{key}"] += len(sizes)
+
+    def _encode(self, texts: list[str]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """The tokens of some texts as they are stored, and how many each has; some texts at a time, to save memory."""
+        tokens: list[NDArray[Any]] = [np.empty(0, dtype=self.dtype)]
+        lengths: list[NDArray[np.int64]] = [np.empty(0, dtype=np.int64)]
+        start = chars = 0
+        for end, text in enumerate(texts, 1):
+            chars += len(text)
+            if chars >= _BATCH_CHARS or end == len(texts):
+                ids, each = self.engine.encode(texts[start:end])
+                tokens.append(ids.astype(self.dtype))
+                lengths.append(each)
+                start, chars = end, 0
+        return np.concatenate(tokens), np.concatenate(lengths)
 
     def _check(self, texts: list[str], block: Block) -> None:
         try:
