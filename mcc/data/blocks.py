@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import orjson
 
@@ -284,14 +284,13 @@ class RecordSource(Source):
         number = line + data.count(b"\n")
         return data[:start], ((number, _too_long(have, self.read), data[start:][:2000]),)
 
-    def _stream_blocks(self, path: Path, unit: int, inner: int) -> Iterator[Block]:
+    def _stream_blocks(self, path: Path, unit: int, inner: int = 0) -> Iterator[Block]:
         """A compressed file, or a stretch of it, from its start."""
-        known = self._stretches[path]
-        whole = Stretch(0, path.stat().st_size, 1)
-        stretch = known[inner] if known else whole
+        known = self._stretches.get(path)
+        stretch = known[inner] if known else Stretch(0, path.stat().st_size, 1)
         line, part, told = stretch.line, 0, 0
         with Window(path, stretch) as raw:
-            stream = _Pieces(open_input(path, raw))
+            stream = _Pieces(open_input(path, cast(IO[bytes], raw)))
             try:
                 while True:
                     data = stream.fill(self.block_bytes)

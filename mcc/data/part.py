@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import orjson
 
 from mcc.core.errors import MccError
+from mcc.data.members import trailer
 from mcc.data.records import SHOWN_BYTES, ReadConfig, Record
 from mcc.data.streams import zstandard
 
@@ -106,7 +107,10 @@ def pack(raw: bytes, ending: str) -> bytes:
     >>> gzip.decompress(pack(b"a", ".gz") + pack(b"b", ".gz"))
     b'ab'
     """
-    return _packed(raw, ending) if raw else b""
+    if not raw:
+        return b""
+    packed = _packed(raw, ending)
+    return packed + trailer(ending, len(packed), raw)
 
 
 def pack_empty(ending: str) -> bytes:
