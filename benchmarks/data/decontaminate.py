@@ -16,6 +16,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,37 +40,33 @@ def main() -> None:
 def rows(folder: Path) -> list[dict[str, Any]]:
     """Every measurement; the work is done in `folder`."""
     found = []
-    passages, questions = _tasks(folder)
-    for name, share, each, bar in (("", 0.02, 1, 5), (", heavily contaminated", 0.42, 3, 3)):
-        corpus = folder / f"{share}.jsonl"
-        documents = _contaminated(corpus, passages + questions, share, each)
-        config = DecontaminateConfig(
-            tasks=(
-                TaskFile(name="lambada", path=str(folder / "passages.jsonl")),
-                TaskFile(name="squad", path=str(folder / "questions.jsonl")),
-            )
-        )
-        ours, report = cpu(lambda corpus=corpus, config=config: decontaminate([corpus], folder / "ours.jsonl", config))
-        theirs, _ = cpu(lambda corpus=corpus: as_written(folder, corpus, folder / "theirs.jsonl"))
+    tasks = _tasks(folder)
+    for name, share, each, keys, bar in (
+        ("", 0.02, 1, ("text",), 5),
+        (", heavily contaminated", 0.42, 3, ("text",), 3),
+        (", heavily contaminated, with questions", 0.42, 3, ("text", "question"), 3),
+    ):
+        corpus = folder / "corpus.jsonl"
+        documents = _contaminated(corpus, [text for key in keys for text in tasks[key]], share, each)
+        files = [TaskFile(name="jsonl", path=str(folder / f"{key}.jsonl"), key=key) for key in keys]
+        config = DecontaminateConfig(tasks=tuple(files))
+        ours, report = cpu(partial(decontaminate, [corpus], folder / "ours.jsonl", config))
+        theirs, _ = cpu(partial(as_written, folder, keys, corpus, folder / "theirs.jsonl"))
         texts = [[json.loads(line)["text"] for line in (folder / f"{who}.jsonl").open()] for who in ("ours", "theirs")]
         cut = report.trimmed + report.split + report.dropped
+        what, same = f"decontaminate{name}", texts[0] == texts[1]
         found += [
-            row(f"decontaminate{name}: speed", corpus.stat().st_size / 1e6 / ours, "MB/s"),
-            row(
-                f"decontaminate{name}: the rule as written / ours",
-                theirs / ours,
-                "x",
-                theirs >= bar * ours,
-                f">= {bar}",
-            ),
-            row(f"decontaminate{name}: share of documents cut", cut / documents),
-            row(f"decontaminate{name}: same records", int(texts[0] == texts[1]), "", texts[0] == texts[1], "1"),
+            row(f"{what}: speed", corpus.stat().st_size / 1e6 / ours, "MB/s"),
+            row(f"{what}: the rule as written / ours", theirs / ours, "x", theirs >= bar * ours, f">= {bar}"),
+            row(f"{what}: share of documents cut", cut / documents),
+            row(f"{what}: same records", int(same), "", same, "1"),
         ]
         print(*found[-4:], sep="\n", file=sys.stderr, flush=True)
     return found
 
 
-def _tasks(folder: Path) -> tuple[list[str], list[str]]:
+def _tasks(folder: Path) -> dict[str, list[str]]:
+    """Key -> texts; both kinds are written to files too."""
     data = os.environ.get("MCC_TEST_DATA")
     if data:
         lines = Path(data, "lambada", "lambada_test.jsonl").read_bytes().splitlines()
@@ -83,9 +80,10 @@ def _tasks(folder: Path) -> tuple[list[str], list[str]]:
         words = passage.split()
         length, start = generator.randint(8, 11), generator.randrange(max(len(words) - 11, 1))
         questions.append(" ".join(words[start : start + length]) + "?")
-    for name, key, texts in (("passages", "text", passages), ("questions", "question", questions)):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps({key: text}) + "\n" for text in texts))
-    return passages, questions
+    tasks = {"text": passages, "question": questions}
+    for key, texts in tasks.items():
+        (folder / f"{key}.jsonl").write_text("".join(json.dumps({key: text}) + "\n" for text in texts))
+    return tasks
 
 
 def _contaminated(path: Path, passages: list[str], share: float, each: int) -> int:
@@ -104,12 +102,13 @@ def _contaminated(path: Path, passages: list[str], share: float, each: int) -> i
     return documents
 
 
-def as_written(folder: Path, corpus: Path, output: Path) -> None:
+def as_written(folder: Path, keys: tuple[str, ...], corpus: Path, output: Path) -> None:
     """Both passes of the rule, a document at a time, in plain Python: a text is read to its first n-gram and what
     follows is read as a text of its own, each time from its start."""
-    counts = dict.fromkeys(_ngrams(folder), 0)
+    counts = dict.fromkeys(_ngrams(folder, keys), 0)
+    lengths = _lengths(counts)
     for document in corpus.open():
-        for ngram in _count(json.loads(document)["text"], counts, _lengths(counts)):
+        for ngram in _count(json.loads(document)["text"], counts, lengths):
             counts[ngram] += 1
     rare = {ngram: 1 for ngram, count in counts.items() if count < _THRESHOLD}
     lengths = _lengths(rare)
@@ -121,9 +120,9 @@ def as_written(folder: Path, corpus: Path, output: Path) -> None:
                 out.write(json.dumps({**record, "text": piece}, ensure_ascii=False) + "\n")
 
 
-def _ngrams(folder: Path) -> Iterator[str]:
-    for name, key in (("passages", "text"), ("questions", "question")):
-        for line in (folder / f"{name}.jsonl").open():
+def _ngrams(folder: Path, keys: tuple[str, ...]) -> Iterator[str]:
+    for key in keys:
+        for line in (folder / f"{key}.jsonl").open():
             words, _ = _words(json.loads(line)[key])
             if _LOW <= len(words) < _TOP:
                 yield " ".join(words)
@@ -131,13 +130,8 @@ def _ngrams(folder: Path) -> Iterator[str]:
                 yield " ".join(words[i : i + _TOP])
 
 
-_cache: dict[int, list[int]] = {}
-
-
 def _lengths(ngrams: dict[str, int]) -> list[int]:
-    if id(ngrams) not in _cache:
-        _cache[id(ngrams)] = sorted({len(ngram.split()) for ngram in ngrams})
-    return _cache[id(ngrams)]
+    return sorted({len(ngram.split()) for ngram in ngrams})
 
 
 def _words(text: str) -> tuple[list[str], list[int]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class Dictionary:
         tasks: names of the tasks, in order.
         max_ngram, min_ngram: the bounds that they were made with.
         documents: how many documents hold each; None when nobody has counted.
+        texts: what the n-grams were made of, words joined by one space; empty when that is not known any more.
     """
 
     ngrams: list[str]
@@ -47,6 +48,7 @@ class Dictionary:
     max_ngram: int
     min_ngram: int
     documents: NDArray[np.int64] | None = None
+    texts: tuple[str, ...] = ()
 
     @cached_property
     def numbers(self) -> dict[str, int]:
@@ -59,7 +61,7 @@ class Dictionary:
 
     def hashes(self) -> NgramHashes:
         """What the search for them needs."""
-        return NgramHashes.of(self.ngrams, self.max_ngram)
+        return NgramHashes.of(self.texts or self.ngrams, self.max_ngram)
 
     def per_task(self) -> dict[str, int]:
         """How many n-grams each task gave that no task before it had."""
@@ -96,13 +98,18 @@ def task_ngrams(texts: Iterable[str], max_ngram: int = 13, min_ngram: int = 8) -
     """
     for text in texts:
         words = find_words(text)
-        if min_ngram <= len(words) < max_ngram:
-            yield " ".join(words)
-        if len(words) >= max_ngram:
-            together = " ".join(words)
-            ends = list(accumulate(len(word) + 1 for word in words))  # of every word, and the space behind it
-            for start, end in zip([0, *ends], ends[max_ngram - 1 :], strict=False):
-                yield together[start : end - 1]
+        if len(words) >= min_ngram:
+            yield from _ngrams(" ".join(words), list(map(len, words)), max_ngram)
+
+
+def _ngrams(text: str, lengths: Sequence[int], max_ngram: int) -> list[str]:
+    """The n-grams of words with these lengths, joined by one space."""
+    if len(lengths) < max_ngram:
+        return [text]
+    ends = np.cumsum(lengths) + np.arange(len(lengths))
+    starts = ends - lengths
+    places = zip(starts[: len(lengths) - max_ngram + 1].tolist(), ends[max_ngram - 1 :].tolist(), strict=True)
+    return [text[start:end] for start, end in places]
 
 
 def build(tasks: Sequence[TaskFile], max_ngram: int, min_ngram: int) -> Dictionary:
@@ -113,12 +120,16 @@ def build(tasks: Sequence[TaskFile], max_ngram: int, min_ngram: int) -> Dictiona
     """
     owners: dict[str, int] = {}
     names = tuple(dict.fromkeys(task.name for task in tasks))
+    texts: list[str] = []
     for task in tasks:
         number = names.index(task.name)
-        given = dict.fromkeys(task_ngrams(task.texts(), max_ngram, min_ngram), number)
-        if given:
-            owners |= {ngram: number for ngram in given if ngram not in owners} if owners else given
-        else:
+        before = len(texts)
+        for words in map(find_words, task.texts()):
+            if len(words) >= min_ngram:
+                texts.append(" ".join(words))
+                for ngram in _ngrams(texts[-1], list(map(len, words)), max_ngram):
+                    owners.setdefault(ngram, number)
+        if len(texts) == before:
             where = task.path if task.path is not None else f"task {task.name}"
             place = f" under {task.key!r}" if task.key else ""
             raise MccError(f"{where}: no text of at least {min_ngram} words{place}", "is it the task's file?")
@@ -128,6 +139,7 @@ def build(tasks: Sequence[TaskFile], max_ngram: int, min_ngram: int) -> Dictiona
         tasks=names,
         max_ngram=max_ngram,
         min_ngram=min_ngram,
+        texts=tuple(texts),
     )
 
 

@@ -24,7 +24,6 @@ _SCREEN_WORDS = 8
 _BITS_EACH = 64  # of the table, for one n-gram, at least
 # Texts are taken together up to so many characters: what one pass makes still fits into the processor's cache.
 _TOGETHER_CHARS = 100_000
-_NGRAMS_TOGETHER = 1000
 
 
 @dataclass(frozen=True)
@@ -56,13 +55,25 @@ class NgramHashes:
     first: NDArray[np.uint64]
 
     @classmethod
-    def of(cls, ngrams: Sequence[str], max_ngram: int) -> NgramHashes:
-        """Those of n-grams (words in lower case, one space between them) of at most `max_ngram` words."""
-        values = _by_length(ngrams)
-        powers, size = _powers(max_ngram), _screen_words(values)
-        whole = {n: np.sort((rows * powers[:n]).sum(axis=1, dtype=np.uint64)) for n, rows in values.items()}
-        firsts = [_rolling(rows[:, :size].ravel(), size)[::size] for rows in values.values()]
-        return cls(whole, np.sort(np.concatenate([np.zeros(0, dtype=np.uint64), *firsts])))
+    def of(cls, texts: Sequence[str], max_ngram: int) -> NgramHashes:
+        """Those of texts (words in lower case, one space between them): of `max_ngram` words from every position on,
+        or of the whole of a shorter text."""
+        sizes = np.minimum([text.count(" ") + 1 for text in texts], max_ngram)
+        whole: dict[int, list[NDArray[np.uint64]]] = {n: [] for n in np.unique(sizes).tolist()}
+        powers, screen = _powers(max_ngram), _screen_words(whole)
+        first = [np.zeros(0, dtype=np.uint64)]
+        for batch in _batches(texts):
+            words = split_words(batch)
+            bounds = np.searchsorted(words.starts, words.offsets)
+            counts = np.diff(bounds)
+            at = np.arange(len(words.values))
+            n = np.repeat(np.minimum(counts, max_ngram), counts)
+            inside = at + n <= np.repeat(bounds[1:], counts)
+            at, n = at[inside], n[inside]
+            first.append(_rolling(words.values, screen)[at])
+            for size in np.unique(n).tolist():
+                whole[size].append(_hashes(words.values, at[n == size], powers[:size]))
+        return cls({n: np.sort(np.concatenate(found)) for n, found in whole.items()}, np.sort(np.concatenate(first)))
 
     def save(self, path: Path) -> None:
         """Write them, uncompressed."""
@@ -110,16 +121,10 @@ class NgramIndex:
 
     def find(self, texts: Sequence[str]) -> Iterator[Suspect]:
         """Every text that may hold an n-gram, in order."""
-        batch: list[str] = []
-        size = 0
-        for number, text in enumerate(texts):
-            batch.append(text)
-            size += len(text)
-            if size >= _TOGETHER_CHARS:
-                yield from self._find(split_words(batch), number + 1 - len(batch))
-                batch, size = [], 0
-        if batch:
-            yield from self._find(split_words(batch), len(texts) - len(batch))
+        number = 0
+        for batch in _batches(texts):
+            yield from self._find(split_words(batch), number)
+            number += len(batch)
 
     def _find(self, words: Words, first: int) -> Iterator[Suspect]:
         hashed = _rolling(words.values, self._screen_words)
@@ -154,12 +159,31 @@ class NgramIndex:
     def _hits(self, words: Words, positions: NDArray[np.int64], length: int) -> NDArray[np.int64]:
         """Those of the positions where an n-gram of some length may stand."""
         positions = positions[positions + length <= len(words.values)]
-        hashes = np.zeros(len(positions), dtype=np.uint64)
-        for i in range(length):
-            hashes += words.values[positions + i] * self._powers[i]
+        hashes = _hashes(words.values, positions, self._powers[:length])
         known = self._hashes[length]
         places = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
         return positions[known[places] == hashes]
+
+
+def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        batch.append(text)
+        size += len(text)
+        if size >= _TOGETHER_CHARS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _hashes(values: NDArray[np.uint64], positions: NDArray[np.int64], powers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The hashes of as many words as there are powers, from every position on."""
+    hashes = np.zeros(len(positions), dtype=np.uint64)
+    for i, power in enumerate(powers):
+        hashes += values[positions + i] * power
+    return hashes
 
 
 def _powers(count: int) -> NDArray[np.uint64]:
@@ -196,14 +220,3 @@ def _doublings(words: int) -> list[int]:
 
 def _bit(hashed: NDArray[np.uint64]) -> NDArray[np.uint8]:
     return np.left_shift(np.uint8(1), (hashed & np.uint64(7)).astype(np.uint8))
-
-
-def _by_length(ngrams: Sequence[str]) -> dict[int, NDArray[np.uint64]]:
-    """The numbers of the words of n-grams, those of one length together [n-grams, n]."""
-    if not ngrams:
-        return {}
-    chunks = [ngrams[start : start + _NGRAMS_TOGETHER] for start in range(0, len(ngrams), _NGRAMS_TOGETHER)]
-    values = np.concatenate([split_words(["\n".join(chunk)]).values for chunk in chunks])
-    counts = np.array([ngram.count(" ") + 1 for ngram in ngrams])
-    repeated = np.repeat(counts, counts)
-    return {length: values[repeated == length].reshape(-1, length) for length in np.unique(counts).tolist()}
