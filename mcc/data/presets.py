@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ class Preset:
     requires: str = option("", "what the user must give besides")
 
 
-@cache
 def presets(file: Path = _FILE) -> dict[str, Preset]:
     """The presets in a file.
 
