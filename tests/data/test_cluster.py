@@ -93,7 +93,6 @@ tokenizer = "{tokenizer}"
 [[step]]
 step = "clean"
 input = {json.dumps(inputs)}
-output = "clean.jsonl"
 filters = ["whitespace", "min-chars"]
 options.min-chars.chars = 230
 
@@ -118,7 +117,7 @@ def short(file: Path) -> Path:
 
 def produced(pipeline: Pipeline) -> dict[str, bytes]:
     return {
-        path.name: path.read_bytes() for path in pipeline.folder.iterdir() if path.is_file() and path.name[0] in "c0"
+        path.name: path.read_bytes() for path in pipeline.folder.iterdir() if path.is_file() and path.name[0] == "0"
     }
 
 
@@ -197,10 +196,10 @@ def test_a_failed_shard_ends_the_run_and_the_others_are_kept(
     pipeline = load(file, tmp_path / "many")
     with pytest.raises(MccError, match=rf"step 1 \(clean\): shard 2 of 3: {broken}:20: not JSON"):
         run_with(executor, pipeline)
-    work = pipeline.folder / ".clean.jsonl.work"
+    work = pipeline.folder / ".01-clean.jsonl.zst.work"
     done = work / "clean" / "00000" / "journal"
     before = done.stat().st_mtime_ns
-    assert not (pipeline.folder / "clean.jsonl").exists() and '"end": true' in done.read_text()
+    assert not (pipeline.folder / "01-clean.jsonl.zst").exists() and '"end": true' in done.read_text()
     broken.write_bytes(good)
     os.utime(broken, ns=(state.st_atime_ns, state.st_mtime_ns))
     seen: list[int] = []
