@@ -26,8 +26,8 @@ _U64 = np.uint64
 _MULTIPLIERS = (_U64(0xD6E8FEB86659FD93), _U64(0xCF1BBCDCB7A56463))
 _ROUND = 0xA0761D6478BD642F
 _EMPTY = 0xFFFFFFFF
-# After so many passes slots are still empty in documents of a few shingles only; those are filled one by one.
-_ROUNDS = 24
+# After so many attempts slots are still empty in documents of a few shingles only; those are filled one by one.
+_ATTEMPTS = 128
 
 
 @dataclass(frozen=True)
@@ -86,14 +86,16 @@ class Signer:
         """uint32[n, K]."""
         found = np.full((len(texts) + 1, self.slots), _EMPTY, dtype=np.uint32)
         for hashes, rows in windows(texts, self.chars):
-            self._scatter(found, hashes, rows, 0)
+            slots, values = self._chosen(hashes, rows, 0)
+            np.minimum.at(found.reshape(-1), slots, values.astype(np.uint32))
         for some in _groups(np.flatnonzero((found[:-1] == _EMPTY).any(axis=1)).tolist(), texts):
             found[some] = self._filled(found[some], [texts[i] for i in some])
         return found[:-1]
 
-    def _scatter(
-        self, found: NDArray[np.uint32], hashes: NDArray[np.uint64], rows: NDArray[np.int64], attempt: int
-    ) -> None:
+    def _chosen(
+        self, hashes: NDArray[np.uint64], rows: NDArray[np.int64], attempt: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+        """The slot that each shingle chooses, in the flat array of all sketches, and its value, below 2^32."""
         values = hashes + _U64(_ROUND * attempt & (1 << 64) - 1)
         values *= _MULTIPLIERS[0]
         values ^= values >> _U64(32)
@@ -101,31 +103,37 @@ class Signer:
         slots = (values >> _U64(64 - self._bits)).view(np.int64)
         slots += rows << self._bits
         values >>= _U64(32 - self._bits)
-        np.minimum.at(found.reshape(-1), slots, values.astype(np.uint32))
+        values &= _U64(_EMPTY)
+        return slots, values
 
     def _filled(self, found: NDArray[np.uint32], texts: Sequence[str]) -> NDArray[np.uint32]:
         """The sketches with their empty slots filled."""
         parts = [(h, r) for h, r in _distinct_windows(texts, self.chars) if len(h)]
         hashes, rows = (np.concatenate(each) for each in zip(*parts, strict=True))
         hashes, rows = hashes[rows < len(texts)], rows[rows < len(texts)]
-        for attempt in range(1, _ROUNDS):
-            empty = found == _EMPTY
-            needy = empty.any(axis=1)
-            if not needy.any():
-                return found
-            if not needy.all():
-                still = needy[rows]
-                hashes, rows = hashes[still], rows[still]
-            again = np.full_like(found, _EMPTY)
-            self._scatter(again, hashes, rows, attempt)
-            found[empty] = again[empty]
-        # A document of few shingles: the least value for each slot on its own.
-        for i in np.flatnonzero((found == _EMPTY).any(axis=1)):
+        # Above each value stands the attempt it comes from: an earlier one is never replaced.
+        wide = found.astype(np.uint64)
+        nothing = _U64(_ATTEMPTS << 32)
+        wide[found == _EMPTY] = nothing
+        needy = np.arange(len(texts))
+        for attempt in range(1, _ATTEMPTS):
+            slots, values = self._chosen(hashes, rows, attempt)
+            np.minimum.at(wide.reshape(-1), slots, values | _U64(attempt << 32))
+            if attempt < 8 or attempt % 8 == 0:
+                needy = needy[(wide[needy] == nothing).any(axis=1)]
+                if not len(needy):
+                    break
+                still = np.zeros(len(texts), dtype=bool)
+                still[needy] = True
+                chosen = still[rows]
+                hashes, rows = hashes[chosen], rows[chosen]
+        # A document of a few shingles: the least value for each slot on its own.
+        for i in needy.tolist():
             own = hashes[rows == i]
-            slots = np.flatnonzero(found[i] == _EMPTY)
+            slots = np.flatnonzero(wide[i] == nothing)
             values = (own[:, None] ^ self._slot_salts[slots]) * _MULTIPLIERS[0]
-            found[i, slots] = (mixed(values) >> _U64(33)).min(axis=0)  # below 2^31: never _EMPTY
-        return found
+            wide[i, slots] = (mixed(values) >> _U64(32)).min(axis=0)
+        return wide.astype(np.uint32)
 
     def band_keys(self, sketches: NDArray[np.uint32]) -> NDArray[np.uint64]:
         """uint64[b, n]: one number for the rows of each band."""

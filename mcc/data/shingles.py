@@ -25,6 +25,8 @@ _PACKED_BITS = 12
 PIECE_CHARS = 1 << 15
 # Least and most slots of the table in which equal numbers meet, as powers of two.
 _TABLE_BITS = (12, 22)
+# Sets of strings are quicker for so few characters of a pair.
+_SHORT = 400
 # Shingles compared at once, about.
 _COUNTED = 1 << 22
 
@@ -154,6 +156,8 @@ class Comparer:
         """The same as the function of that name; memory does not grow with the texts."""
         if left == right:
             return 1.0
+        if len(left) + len(right) < _SHORT:
+            return jaccard(left, right, self.chars)
         plain = self.chars <= 8 and left.isascii() and right.isascii()
         if min(len(left), len(right)) < self.chars or not (plain or self._can_pack(left + right)):
             return jaccard(left, right, self.chars)

@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from mcc.core.errors import unknown
 from mcc.data.minhash import SKETCH_VERSION, Bands, Signer
 
+# Documents whose whole sketches are in memory at once.
+_AT_ONCE = 2048
+
 
 class Engine(ABC):
     """Turns texts into sketches that are kept, and keys of bands by which candidates meet.
@@ -59,8 +62,12 @@ class Fast(Engine):
 
     def sketches(self, texts: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
         """Those of `Signer`."""
-        found = self.signer.sketches(texts)
-        return self.signer.band_keys(found), found.astype(np.uint8)
+        keys, rows = [], []
+        for start in range(0, len(texts), _AT_ONCE):
+            found = self.signer.sketches(texts[start : start + _AT_ONCE])
+            keys.append(self.signer.band_keys(found))
+            rows.append(found.astype(np.uint8))
+        return np.concatenate(keys, axis=1), np.concatenate(rows)
 
     def likeness(self, one: bytes, others: Sequence[bytes]) -> NDArray[np.float64]:
         """The share of equal bytes."""
