@@ -225,8 +225,12 @@ class _Planner:
         for item in inputs:
             if item in self._owners:
                 found.append(item)
+            elif Path(item).is_dir():
+                found += [str(path) for path in sorted(Path(item).iterdir()) if path.is_file()]
             else:
                 found += [str(path) for path in expand([item])]
+        if not found:
+            raise UsageError(f"{where}: no files in {', '.join(inputs)}", "give a folder that holds some")
         return tuple(found)
 
     def _below(self, where: str, name: Any) -> Path:

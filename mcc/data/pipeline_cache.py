@@ -142,6 +142,8 @@ def _named_files(value: Any) -> Iterator[Path]:
             yield from _named_files(item)
     elif isinstance(value, (str, Path)) and str(value) and len(str(value)) < 1000 and "\0" not in str(value):
         path = Path(value)
+        if not path.exists() and ":" in str(value):  # FILE:NAME
+            path = Path(str(value).rpartition(":")[0])
         if path.is_file():
             yield path
         elif path.is_dir():

@@ -203,7 +203,7 @@ def _profile(
         runner.run(partial(profile_job, as_step.call.inputs, output, config), reporter)
         found = read_profile(output)
         cache.put(f"{_entry(step)}.look", key, [output], found)
-    return found
+    return found if found["documents"] else None  # records without a text: URLs
 
 
 def _tokenizer(pipeline: Pipeline) -> TokenizerFiles | None:

@@ -329,13 +329,36 @@ def test_every_stage_declares_itself(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.toml")))
-def test_examples_are_pipelines(name: str, tmp_path: Path, jsonl: Write) -> None:
+def test_examples_are_pipelines(name: str, tmp_path: Path, jsonl: Write, tokenizer: Path) -> None:
     dump = tmp_path / "x.xml.bz2"
     dump.write_bytes(b"")
-    inputs = {"dump": str(dump), "pages": str(jsonl("pages.jsonl", ["a"])), "tasks": str(tmp_path)}
-    text = (EXAMPLES / name).read_text()
-    variables = {key: value for key, value in inputs.items() if f"\n{key} = " in text}
+    pages = jsonl("pages.jsonl", ["a"])
+    inputs = {"dump": str(dump), "pages": str(pages), "gpt2": str(tokenizer), "lambada": str(pages)}
+    toml = (EXAMPLES / name).read_text()
+    variables = {key: value for key, value in inputs.items() if f"\n{key} = " in toml}
     assert len(load(EXAMPLES / name, tmp_path / "out", variables).steps) >= 5
+
+
+def test_openwebtext_end_to_end(tmp_path: Path, jsonl: Write, tokenizer: Path) -> None:
+    """Pages of every fate, from URL to tokens."""
+    long = [" ".join(text(i * 10 + j) for j in range(8)) for i in range(30)]
+    pages = [{"url": f"https://example.org/{i}", "text": long[i]} for i in range(30)]
+    pages += [
+        {"url": "https://example.org/3", "text": "the same URL"},
+        {"url": "https://example.org/picture.jpg", "text": long[0] + "x"},
+        {"url": "https://example.org/short", "text": "Too short a page in English."},
+        {"url": "https://example.org/german", "text": "Der Hund läuft über die Straße und bellt. " * 40},
+        {"url": "https://example.org/copy", "text": long[5] + " And a new end."},
+    ]
+    task = jsonl("lambada.jsonl", [{"text": long[7][300:420]}])
+    variables = {"pages": str(jsonl("pages.jsonl", pages)), "gpt2": str(tokenizer), "lambada": str(task)}
+    report = run_pipeline(load(EXAMPLES / "openwebtext.toml", tmp_path / "out", variables))
+    steps = {step.name: step.report for step in report.steps}
+    assert steps["urls"]["documents_in"] == 35 and steps["urls"]["documents_out"] == 33
+    assert steps["clean"]["documents_out"] == 31 and set(steps["clean"]["rejected"]) == {"language", "min-tokens"}
+    assert steps["dedup"]["removed"] == 1
+    assert steps["decontaminate"]["contaminated"]["lambada"] >= 1
+    assert steps["preprocess"]["documents_in"] == steps["decontaminate"]["documents_out"]
 
 
 def test_wikipedia_end_to_end(shared_data: Path, tmp_path: Path) -> None:
