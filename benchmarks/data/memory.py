@@ -54,7 +54,7 @@ def commands(folder: Path, data: Path | None) -> Iterator[tuple[str, list[object
     yield "holdout", ["data", "holdout", "CORPUS", "-o", out("h.jsonl"), "--held-out", out("h2.jsonl")]
     yield "ids", ["data", "ids", "CORPUS", "-o", out("i.jsonl")]
     yield "concat", ["data", "concat", "CORPUS", "-o", out("k.jsonl")]
-    yield "urls", ["data", "urls", "CORPUS", "-o", out("u.jsonl"), "--key", "id"]
+    yield "urls", ["data", "urls", "CORPUS", "-o", out("u.jsonl"), "--key", "id", "--no-lists", "--allow-malformed"]
     yield "tokenizer", ["data", "tokenizer", "CORPUS", "-o", out("t.json"), "--vocab-size", 4096]
     if data is None:
         return

@@ -21,7 +21,7 @@ _HOST = rf"(?:(?:{_LABEL}\.)+[a-z0-9-]{{2,}}\.?|\d{{1,3}}(?:\.\d{{1,3}}){{3}})"
 _WELL_FORMED = re.compile(rf"https?://{_HOST}(?::\d+)?(?:/|[/?]\S+)?", re.IGNORECASE)
 _AUTHORITY = re.compile(r"(?:[a-z][a-z0-9+.-]*:)?//(?:[^/?#]*@)?([^/?#:]*)", re.IGNORECASE)
 # Hosts whose name is remembered.
-_REMEMBERED = 100_000
+_REMEMBERED = 20_000
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,7 @@ _SLOW_IMPORTS = {"dedup": ("datasketch",), "clean": ("ftfy",), "ids": ("pyarrow.
 Run = Callable[[list[Path], Path], Any]
 
 
-STEPS = ("clean", "concat", "decontaminate", "dedup", "holdout", "ids", "preprocess", "shuffle", "wiki")
+STEPS = ("clean", "concat", "decontaminate", "dedup", "holdout", "ids", "preprocess", "shuffle", "urls", "wiki")
 
 
 def step(name: str, data: Path) -> Run:
@@ -54,6 +54,11 @@ def step(name: str, data: Path) -> Run:
         from mcc.data.concat import ConcatConfig, concat
 
         return lambda i, o: concat(i, o / "out.jsonl.bz2", ConcatConfig(read=READ))
+    if name == "urls":
+        from mcc.data.urls import UrlsConfig, urls
+
+        config = UrlsConfig(key="text", malformed=False, min_chars=0, read=READ)
+        return lambda i, o: urls(i, o / "out.jsonl.gz", config)
     if name == "ids":
         from mcc.data.ids import IdsConfig, ids
 
