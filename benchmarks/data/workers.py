@@ -15,7 +15,7 @@ from memory import commands
 
 # Enough for every step to take more than ten seconds with one worker; the quickest ones get more.
 MEGABYTES = 100
-TIMES = {"clean": 1, "dedup": 5, "decontaminate": 5, "preprocess": 10}
+TIMES = {"clean": 2, "dedup": 5, "decontaminate": 5, "preprocess": 10}
 _STEPS = ("clean", "dedup", "decontaminate", "preprocess")
 
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from mcc.core.errors import MccError, UsageError
 
-# A trial of langdetect's seven weighs 1/7: beyond this margin not even two trials going another way matter.
+# One of langdetect's seven trials going another way moves the margin by 2/7: beyond this it changes nothing.
 _DOUBT = 0.3
 # langdetect reads so much of a text; the others get as much.
 _CHARS = 10_000
@@ -41,27 +41,23 @@ class Langdetect:
 
     def __init__(self, seed: int = 0) -> None:
         self._seed = seed
-        self.languages: list[str]
+        self.languages: list[str] = [path.name for path in _profiles()]
         self._fast: Any = None
-        self._no_features: tuple[Any, ...] = ()
         try:
             import langdetect_rs
         except ImportError:
-            self.languages = list(_original(seed).langlist)
             return
-        self._no_features = (langdetect_rs.LangDetectException,)
-        self._fast = _loaded(langdetect_rs.DetectorFactory(), seed)
-        self.languages = list(self._fast.langlist)
+        self._fast = langdetect_rs
 
     def find(self, text: str) -> tuple[str | None, float]:
         """langdetect's answer; None where it finds nothing that it knows."""
         if self._fast is None:
             return self.ask_original(text)
-        detector = self._fast.create()
-        detector.append(text)
+        # Of the class, not of a detector; nothing else in this process uses it.
+        self._fast.DetectorFactory.seed = self._seed
         try:
-            found = detector.get_probabilities()
-        except self._no_features:
+            found = self._fast.detect_langs(text)
+        except self._fast.LangDetectException:
             return None, 0.0
         if not found or found[0].prob - (found[1].prob if len(found) > 1 else 0.0) < _DOUBT:
             return self.ask_original(text)
@@ -149,15 +145,15 @@ def _missing(engine: str, package: str) -> UsageError:
 def _original(seed: int) -> Any:
     from langdetect.detector_factory import DetectorFactory
 
-    return _loaded(DetectorFactory(), seed)
-
-
-def _loaded(factory: Any, seed: int) -> Any:
-    from langdetect.detector_factory import PROFILES_DIRECTORY
-
-    # Sorted: the order of files in a folder is not the same on every machine. A factory of our own: others may set
-    # the seed of langdetect's global one.
-    profiles = sorted(path for path in Path(PROFILES_DIRECTORY).iterdir() if not path.name.startswith("."))
-    factory.load_json_profile([path.read_text(encoding="utf-8") for path in profiles])
+    # A factory of our own: others may set the seed of langdetect's global one.
+    factory = DetectorFactory()
+    factory.load_json_profile([path.read_text(encoding="utf-8") for path in _profiles()])
     factory.set_seed(seed)
     return factory
+
+
+def _profiles() -> list[Path]:
+    """langdetect's file of each language. Sorted: the order of files in a folder is not the same on every machine."""
+    from langdetect.detector_factory import PROFILES_DIRECTORY
+
+    return sorted(path for path in Path(PROFILES_DIRECTORY).iterdir() if not path.name.startswith("."))
