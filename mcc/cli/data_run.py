@@ -135,4 +135,4 @@ def _show(report: PipelineReport) -> None:
         )
     columns = ["step", "documents in", "out", "rejected", "bytes of text", "tokens", "time", "wrote"]
     console.table(report.file, columns, rows)
-    console.table("", ["", ""], [("seconds", f"{report.seconds:.1f}"), ("report", report.page)])
+    typer.echo(f"{report.seconds:.1f} s; see {report.page}")

@@ -113,7 +113,7 @@ def code_version() -> str:
 
 
 def _plugins() -> Iterator[metadata.EntryPoint]:
-    for group in ("mcc.filter", "mcc.stage"):
+    for group in ("mcc.filter", "mcc.step"):
         yield from metadata.entry_points(group=group)
 
 

@@ -1,6 +1,6 @@
 """What a pipeline may be made of: each kind of step is a plug-in that turns settings and files into a `Job`.
 
-A new kind is one file in `mcc/data/stages` (or an entry point of the group `mcc.stage`); nothing else changes.
+A new kind is one file in `mcc/data/stages` (or an entry point of the group `mcc.step`); nothing else changes.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Stage(ABC, Generic[Settings]):
         return None
 
 
-STAGES: Kind[Stage[Any]] = Kind("stage", "mcc.data.stages", Stage)
+STAGES: Kind[Stage[Any]] = Kind("step", "mcc.data.stages", Stage)
 
 
 def make_job(name: str, call: Call, config: Any) -> Job[Any]:

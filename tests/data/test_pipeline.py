@@ -202,7 +202,7 @@ tokenizer = "{tokenizer}"
     [
         ("", "no steps"),
         ("[[step]]\n", "step 1 has no kind"),
-        ('[[step]]\nstep = "cleen"\n', r"step 1: unknown stage 'cleen'; did you mean 'clean'\?"),
+        ('[[step]]\nstep = "cleen"\n', r"step 1: unknown step 'cleen'; did you mean 'clean'\?"),
         ('[[stap]]\nstep = "clean"\n', r"unknown table 'stap'; did you mean 'step'\?"),
         ('[[step]]\nstep = "clean"\n', "step 1 \\(clean\\): no input"),
         ('[[step]]\nstep = "clean"\ninput = "CORPUS"\nfiltres = []\n', "unknown key 'filtres'; did you mean 'filters'"),

@@ -104,7 +104,7 @@ class _Phase:
         name = "end" if phase is None else phase.name
         self.index = index
         self.folder = work.folder.absolute()
-        self.title = f"{job.name}: {name}"
+        self.title = job.name if name == job.name else f"{job.name}: {name}"
         self.logs = self.folder / "datatrove" / f"{index}-{name}"
         self.world = 1
         if isinstance(phase, Map):
