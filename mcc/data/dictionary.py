@@ -167,7 +167,7 @@ def load(path: str | Path) -> Dictionary:
         raise MccError(
             f"{path}: no saved dictionary, or damaged: {error}", "save it again: --save-dictionary"
         ) from None
-    if not head or len(ngrams) != head.get("ngrams") or len(documents) not in (0, len(ngrams)):
+    if not ngrams or len(ngrams) != head.get("ngrams") or len(documents) not in (0, len(ngrams)):
         raise MccError(f"{path}: no saved dictionary, or cut off", "save it again: --save-dictionary")
     return Dictionary(
         ngrams=ngrams,

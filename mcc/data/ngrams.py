@@ -9,9 +9,11 @@ compares it as text.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ _SCREEN_WORDS = 8
 _BITS_EACH = 64  # of the table, for one n-gram, at least
 # Texts are taken together up to so many characters: what one pass makes still fits into the processor's cache.
 _TOGETHER_CHARS = 100_000
+_LONG_CHARS = 300_000
+_WORD, _GAP = re.compile(r"\w+"), re.compile(r"\W")
 
 
 @dataclass(frozen=True)
@@ -123,29 +127,19 @@ class NgramIndex:
         """Every text that may hold an n-gram, in order."""
         number = 0
         for batch in _batches(texts):
-            yield from self._find(split_words(batch), number)
+            if len(batch[0]) < _LONG_CHARS or self._may_hold(batch[0]):
+                yield from self._find(split_words(batch), number)
             number += len(batch)
 
+    def _may_hold(self, text: str) -> bool:
+        """Whether a long text may hold an n-gram, looked for piece by piece."""
+        return any(len(self._matches(split_words([piece]))[0]) for piece in _pieces(text, self.max_ngram))
+
     def _find(self, words: Words, first: int) -> Iterator[Suspect]:
-        hashed = _rolling(words.values, self._screen_words)
-        passed = (self._table[hashed >> self._shift] & _bit(hashed)) != 0
-        positions = np.flatnonzero(passed)
-        if not len(positions):
-            return
-        if len(self.lengths) > 1:  # else the whole n-gram is compared as quickly
-            candidates = hashed[positions]
-            places = np.minimum(np.searchsorted(self._first, candidates), len(self._first) - 1)
-            positions = positions[self._first[places] == candidates]
-        hits = [self._hits(words, positions, length) for length in self.lengths]
-        at = np.concatenate(hits)
-        if not len(at):
-            return
-        n = np.repeat(self.lengths, [len(found) for found in hits])
-        order = np.lexsort((n, n != self.max_ngram, at))  # the order in which the rule looks
-        at, n = at[order], n[order]
+        at, n = self._matches(words)
         texts = np.searchsorted(words.offsets, words.starts[at], side="right") - 1
-        begins = np.flatnonzero(np.diff(texts, prepend=-1)).tolist()
-        for begin, end in zip(begins, [*begins[1:], len(texts)], strict=True):
+        bounds = [*np.flatnonzero(np.diff(texts, prepend=-1)).tolist(), len(texts)]
+        for begin, end in pairwise(bounds):
             place = int(texts[begin])
             mine = words.of(place)
             if mine.stop - mine.start < self.max_ngram:
@@ -155,6 +149,20 @@ class NgramIndex:
             if found:
                 lengths = n[begin:end][inside].tolist()
                 yield Suspect(first + place, words, place, list(zip(found, lengths, strict=True)))
+
+    def _matches(self, words: Words) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Positions where n-grams may stand, and their lengths, in the order in which the rule looks."""
+        hashed = _rolling(words.values, self._screen_words)
+        positions = np.flatnonzero(self._table[hashed >> self._shift] & _bit(hashed))
+        if len(self.lengths) > 1 and len(positions):  # else the whole n-gram is compared as quickly
+            candidates = hashed[positions]
+            places = np.minimum(np.searchsorted(self._first, candidates), len(self._first) - 1)
+            positions = positions[self._first[places] == candidates]
+        hits = [self._hits(words, positions, length) for length in self.lengths] if len(positions) else []
+        at = np.concatenate([np.zeros(0, dtype=np.int64), *hits])
+        n = np.repeat(self.lengths[: len(hits)], [len(found) for found in hits]).astype(np.int64)
+        order = np.lexsort((n, n != self.max_ngram, at))
+        return at[order], n[order]
 
     def _hits(self, words: Words, positions: NDArray[np.int64], length: int) -> NDArray[np.int64]:
         """Those of the positions where an n-gram of some length may stand."""
@@ -166,16 +174,36 @@ class NgramIndex:
 
 
 def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
+    """Texts to be taken together; a long one is alone."""
     batch: list[str] = []
     size = 0
     for text in texts:
-        batch.append(text)
-        size += len(text)
-        if size >= _TOGETHER_CHARS:
+        if batch and (size >= _TOGETHER_CHARS or len(text) >= _LONG_CHARS):
             yield batch
             batch, size = [], 0
+        batch.append(text)
+        size += len(text)
     if batch:
         yield batch
+
+
+def _pieces(text: str, words: int) -> Iterator[str]:
+    """A text in pieces of whole words; each goes on so far that no `words` words are in none of them.
+
+    >>> list(_pieces("one two three four", 2)) == ["one two three four"]
+    True
+    """
+    start = 0
+    while start < len(text):
+        cut = start + _TOGETHER_CHARS
+        found = _GAP.search(text, cut) if cut < len(text) else None
+        if found is None:
+            yield text[start:]
+            return
+        # The words behind the cut that an n-gram from before it may reach.
+        behind = [word.end() for word in islice(_WORD.finditer(text, found.start()), words)]
+        yield text[start : behind[-1] if behind else found.start()]
+        start = found.start()
 
 
 def _hashes(values: NDArray[np.uint64], positions: NDArray[np.int64], powers: NDArray[np.uint64]) -> NDArray[np.uint64]:

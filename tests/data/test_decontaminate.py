@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from mcc.core.errors import MccError, UsageError
 from mcc.core.events import SILENT
+from mcc.data import ngrams
 from mcc.data.contamination import SuspectDocument
 from mcc.data.decontaminate import DecontaminateConfig, TaskFile, decontaminate, decontaminate_job
 from mcc.data.dictionary import load, task_ngrams
@@ -168,6 +169,17 @@ def test_too_many_pieces(tmp_path: Path) -> None:
     document = ("Some clean sentence. " * 40 + PASSAGE + ". ") * 11 + "Some clean sentence. " * 40
     assert run(tmp_path, [document, "Clean. " * 50], max_pieces=11)[1].dropped == 1
     assert run(tmp_path, [document], max_pieces=12)[1].split == 1
+
+
+@settings(max_examples=150, deadline=None)
+@given(text=texts(120), tasks=st.lists(texts(7), min_size=1, max_size=3), chars=st.integers(1, 30))
+def test_long_texts_are_searched_in_pieces(text: str, tasks: list[str], chars: int) -> None:
+    whole, index = index_of(tasks, 4, 2), index_of(tasks, 4, 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ngrams, "_TOGETHER_CHARS", chars)
+        patch.setattr(ngrams, "_LONG_CHARS", chars)
+        in_pieces = [suspect.candidates for suspect in index.find(["x", text, "y"])]
+    assert in_pieces == [suspect.candidates for suspect in whole.find(["x", text, "y"])]
 
 
 def test_linear_in_heavily_contaminated_text() -> None:
