@@ -97,7 +97,7 @@ def test_what_is_no_parquet(tmp_path: Path) -> None:
 
 def test_unknown_endings_are_refused(tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_text("a,b")
-    with pytest.raises(UsageError, match="unknown format '.csv'"):
+    with pytest.raises(UsageError, match=r"unknown format '\.csv'"):
         RecordSource([tmp_path / "in.csv"])
 
 

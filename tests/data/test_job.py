@@ -171,8 +171,13 @@ def test_workers_end_with_their_parent(corpus: list[Path], tmp_path: Path) -> No
     root = Path(__file__).parents[2]
     out = subprocess.run(
         [sys.executable, str(path)],
-        cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, stdout=subprocess.PIPE, text=True, check=False, timeout=60,
-    )  # fmt: skip
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=60,
+    )
     worker = int(out.stdout.split()[0])
     for _ in range(100):
         try:
