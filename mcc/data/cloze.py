@@ -12,11 +12,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import orjson
+
 from mcc.core.config import option
 from mcc.core.errors import MccError, UsageError
 from mcc.core.events import SILENT, Reporter
 from mcc.data.documents import ReadConfig, Record
-from mcc.data.step import RecordWriter, Step, StepReport
+from mcc.data.step import Step, StepReport
 
 _WORD = re.compile(r"\S+")
 # Words that grammar alone foretells make the task about grammar.
@@ -136,8 +138,8 @@ def cloze(
         MccError: no passage satisfies the rule; nothing is written.
     """
     config = config or ClozeConfig()
-    step = Step("cloze", inputs, None, read=config.read, reporter=reporter)
-    with step, RecordWriter(output) as writer:
+    step = Step("cloze", inputs, output, read=config.read, reporter=reporter)
+    with step:
         found, candidates = make_cloze(step.records(), config)
         if not found:
             raise MccError(
@@ -145,10 +147,8 @@ def cloze(
                 "give longer documents, or a smaller min-words",
             )
         for record in found:
-            writer.write(record)
+            step.write_line(orjson.dumps(record))
     if len(found) < config.count:
         reporter.warn(f"cloze: {len(found)} passages, {config.count} were asked for")
     chars = sum(len(record["text"]) for record in found)
-    return step.report(
-        ClozeReport, documents_out=len(found), chars_out=chars, candidates=candidates, outputs=(str(output),)
-    )
+    return step.report(ClozeReport, chars_out=chars, candidates=candidates)

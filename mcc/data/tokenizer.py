@@ -1,25 +1,42 @@
-"""Byte-level BPE: training one, and reading those that others trained."""
+"""Training a tokenizer: byte-level BPE (GPT-2's kind) or word pieces (BERT's); and reading those of others."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
-from tokenizers import models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from mcc.core.config import option
 from mcc.core.errors import UsageError
 from mcc.core.events import SILENT, Reporter
-from mcc.core.files import atomic_path
-from mcc.data.documents import ReadConfig
-from mcc.data.step import Step, StepReport
+from mcc.data.blocks import RecordSource
+from mcc.data.job import Job, Single, run, step_report
+from mcc.data.part import Part
+from mcc.data.publish import Output
+from mcc.data.records import ReadConfig
+from mcc.data.step import StepReport
 from mcc.data.vocabulary import END_OF_TEXT, TextTokenizer, byte_level, load_tokenizer
+from mcc.data.word_counts import WordCounts
+from mcc.data.word_pieces import train_word_pieces
+from mcc.data.work import Work
 
 __all__ = ["END_OF_TEXT", "TextTokenizer", "TokenizerConfig", "TokenizerReport", "load_tokenizer", "train_tokenizer"]
 
-# 256 bytes and the end of text.
-_SMALLEST = 257
+# 256 bytes and the end of text; the special tokens and some letters.
+_SMALLEST = {"bpe": 257, "wordpiece": 32}
+# White space and what follows it. Both kinds of tokenizer cut texts there, so nothing reaches from one into the next.
+_WORDS = re.compile(r"\s*\S+|\s+")
+# Longer ones (a language without spaces, or no text at all) are cut: they would be a table of documents.
+_LONG = re.compile(r"\s*\S{1,64}|\s{1,64}")
+_WORD_CHARS = 64
+# A word is handed to the trainer as often as it occurs, in strings of so many characters.
+_FEED_CHARS = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,18 +44,30 @@ class TokenizerConfig:
     """How a tokenizer is trained.
 
     Raises:
-        UsageError: the vocabulary cannot hold every byte.
+        UsageError: the vocabulary cannot hold every byte, or settings do not go together.
     """
 
-    vocab_size: int = option(4096, "tokens in the vocabulary, with 256 bytes and <|endoftext|>")
+    model: Literal["bpe", "wordpiece"] = option("bpe", "bpe (byte-level, GPT-2's kind) or wordpiece (BERT's kind)")
+    vocab_size: int = option(4096, "tokens in the vocabulary, special ones and single letters or bytes included")
     min_frequency: int = option(2, "a pair must occur this often to be merged")
+    lowercase: bool = option(False, "lower-case all text and take accents off (wordpiece)")
+    max_words: int = option(200_000, "distinct words in memory; with more, rare ones are sampled")
     read: ReadConfig = field(default_factory=ReadConfig)
 
     def __post_init__(self) -> None:
-        if self.vocab_size < _SMALLEST:
-            raise UsageError(f"vocab_size = {self.vocab_size} cannot hold every byte", f"at least {_SMALLEST}")
+        if self.model not in _SMALLEST:
+            raise UsageError(f"model = {self.model!r}", "bpe or wordpiece")
+        if self.vocab_size < _SMALLEST[self.model]:
+            what = "every byte" if self.model == "bpe" else "the special tokens and letters"
+            raise UsageError(f"vocab_size = {self.vocab_size} cannot hold {what}", f"at least {_SMALLEST[self.model]}")
         if self.min_frequency < 1:
             raise UsageError(f"min_frequency = {self.min_frequency} must be at least 1")
+        if self.max_words < 1000:
+            raise UsageError(f"max_words = {self.max_words} must be at least 1000")
+        if self.lowercase and self.model == "bpe":
+            raise UsageError(
+                "lowercase goes with model wordpiece", "leave it out: byte-level BPE keeps texts as they are"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,30 +80,116 @@ class TokenizerReport(StepReport):
 def train_tokenizer(
     inputs: Sequence[str | Path], output: Path, config: TokenizerConfig | None = None, reporter: Reporter = SILENT
 ) -> TokenizerReport:
-    """Train byte-level BPE (Sennrich et al. 2016, GPT-2's variant) on documents; write `tokenizer.json` to `output`.
+    """Train a tokenizer on documents; write `tokenizer.json`, and for word pieces `vocab.txt` beside it.
 
+    BPE is that of Sennrich et al. 2016 in GPT-2's variant on bytes; word pieces are those of BERT (Devlin et al. 2019).
     The same documents give the same file. `output` is a `.json` file, or a folder to put `tokenizer.json` into.
+
+    Raises:
+        MccError: there are no documents.
     """
     config = config or TokenizerConfig()
+    report = run(tokenizer_job(inputs, output, config), reporter=reporter)
+    if report.vocab_size < config.vocab_size:
+        reporter.warn(f"tokenizer: the documents give {report.vocab_size} tokens, {config.vocab_size} were asked for")
+    return report
+
+
+def tokenizer_job(
+    inputs: Sequence[str | Path], output: Path, config: TokenizerConfig | None = None
+) -> Job[TokenizerReport]:
+    """`train_tokenizer` as a job."""
+    config = config or TokenizerConfig()
     path = output if output.suffix == ".json" else output / "tokenizer.json"
-    step = Step("tokenizer", inputs, None, read=config.read, reporter=reporter)
-    key = config.read.keys[0]
+    source = RecordSource(inputs, config.read)
+    outputs = [Output(path.with_name(f"{path.stem}.rejects.jsonl"), file="rejects", optional=True)]
+    if config.model == "wordpiece":
+        outputs.append(Output(path.with_name("vocab.txt"), file="vocab.txt"))
+    outputs.append(Output(path, file="tokenizer.json"))
 
-    def texts() -> Iterator[str]:
-        return (record[key] for record in step.records())
+    def report(counts: Counter[str], work: Work) -> TokenizerReport:
+        return step_report(
+            TokenizerReport,
+            "tokenizer",
+            {**counts, "documents_out": counts["documents_in"]},
+            work,
+            outputs,
+            config.read.max_errors,
+            vocab_size=counts["vocab_size"],
+        )
 
-    tokenizer = byte_level(models.BPE())
-    trainer = trainers.BpeTrainer(
-        vocab_size=config.vocab_size,
-        min_frequency=config.min_frequency,
-        special_tokens=[END_OF_TEXT],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
+    return Job(
+        name="tokenizer",
+        output=path,
+        key=[asdict(config), source.key()],
+        phases=(Single(name="train", run=partial(_train, source, config)),),
+        outputs=outputs,
+        report=report,
+        inputs=source.paths,
     )
-    with step, atomic_path(path) as temporary:
-        tokenizer.train_from_iterator(texts(), trainer)
-        tokenizer.save(str(temporary))
-    reached = tokenizer.get_vocab_size()
-    if reached < config.vocab_size:
-        reporter.warn(f"tokenizer: the documents give {reached} tokens, {config.vocab_size} were asked for")
-    return step.report(TokenizerReport, vocab_size=reached, outputs=(str(path),))
+
+
+def _train(source: RecordSource, config: TokenizerConfig, work: Work, reporter: Reporter) -> dict[str, int]:
+    part = Part({"rejects": ""})
+    words = WordCounts(config.max_words)
+    key = config.read.keys[0]
+    with (
+        work.path("rejects").open("wb") as rejects,
+        reporter.task("tokenizer: words", total=round(source.size() / 1e6, 1), unit="MB") as task,
+    ):
+        for unit in range(source.units()):
+            for block in source.blocks(unit):
+                for _, record in block.records(config.read, part):
+                    words.add(_cut(record[key]))
+                done = part.done()
+                rejects.write(done.streams["rejects"])
+                for warning in done.warnings:
+                    reporter.warn(warning)
+                part = Part({"rejects": ""}, part.counts)
+                task.advance(block.size / 1e6)
+    source.check(part.counts)
+    with reporter.task("tokenizer: merges"):
+        tokenizer = _fit(words, config)
+    tokenizer.save(str(work.path("tokenizer.json")))
+    if config.model == "wordpiece":
+        pieces = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+        work.path("vocab.txt").write_text("".join(f"{piece}\n" for piece, _ in pieces), encoding="utf-8")
+    return {**part.counts, "vocab_size": tokenizer.get_vocab_size()}
+
+
+def _cut(text: str) -> list[str]:
+    """White space with the word behind it, word by word.
+
+    >>> _cut("to be,\\n  or")
+    ['to', ' be,', '\\n  or']
+    """
+    words = _WORDS.findall(text)
+    if max(map(len, words), default=0) <= _WORD_CHARS:
+        return words
+    return [piece for word in words for piece in (_LONG.findall(word) if len(word) > _WORD_CHARS else (word,))]
+
+
+def _fit(words: WordCounts, config: TokenizerConfig) -> Tokenizer:
+    if config.model == "bpe":
+        tokenizer = byte_level(models.BPE())
+        trainer: Any = trainers.BpeTrainer(
+            vocab_size=config.vocab_size,
+            min_frequency=config.min_frequency,
+            special_tokens=[END_OF_TEXT],
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(_feed(words.items()), trainer)
+        return tokenizer
+    return train_word_pieces(words.items, config.vocab_size, config.min_frequency, config.lowercase, _feed)
+
+
+def _feed(words: Iterable[tuple[str, int]]) -> Iterator[list[str]]:
+    """Each word as often as it was counted, some at a time."""
+    for word, count in words:
+        # White space before a word keeps it apart from the one before: such words can stand in one string.
+        apart = word[0] in " \n\t" and not word.isspace()
+        at_once = max(_FEED_CHARS // len(word), 1)
+        for start in range(0, count, at_once):
+            times = min(at_once, count - start)
+            yield [word * times] if apart else [word] * times

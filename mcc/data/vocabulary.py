@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import orjson
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from mcc.core.errors import MccError, UsageError, unknown
@@ -247,6 +248,9 @@ def byte_level(model: Any) -> Tokenizer:
 
 def _gpt2(vocabulary: Path, merges: Path, name: Path) -> Tokenizer:
     try:
+        # `tokenizers` leaves out what has no number, without a word.
+        if any(type(number) is not int for number in orjson.loads(vocabulary.read_bytes()).values()):
+            raise ValueError("a token's number is no number")
         model = models.BPE.from_file(str(vocabulary), str(merges))
     except Exception as error:
         raise MccError(f"{name}: not a GPT-2 vocabulary: {one_line(error)}") from error

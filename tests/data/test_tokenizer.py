@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers import models, pre_tokenizers, trainers
 
 from mcc.core.errors import MccError, UsageError
 from mcc.core.events import Silent
 from mcc.data.tokenizer import END_OF_TEXT, TokenizerConfig, load_tokenizer, train_tokenizer
+from mcc.data.vocabulary import BERT_TOKENS, byte_level
 from tests.data.conftest import Write
 
 
@@ -32,10 +34,11 @@ def test_what_was_trained(tokenizer: Path) -> None:
     assert len(loaded.encode("the quick brown fox")) < 12
 
 
-def test_the_same_text_gives_the_same_file_with_any_number_of_threads(jsonl: Write, tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", ["bpe", "wordpiece"])
+def test_the_same_text_gives_the_same_file_with_any_number_of_threads(jsonl: Write, tmp_path: Path, model: str) -> None:
     path = jsonl("in.jsonl", [f"Some words about number {i} and {i * i} and others like them." for i in range(500)])
     program = "import sys; from pathlib import Path; from mcc.data.tokenizer import *; "
-    program += "train_tokenizer([sys.argv[1]], Path(sys.argv[2]), TokenizerConfig(vocab_size=600))"
+    program += f"train_tokenizer([sys.argv[1]], Path(sys.argv[2]), TokenizerConfig(vocab_size=600, model={model!r}))"
     files = []
     for threads in ("1", "2", "3"):
         out = tmp_path / f"{threads}.json"
@@ -102,3 +105,78 @@ def test_no_end_of_document(tmp_path: Path) -> None:
 def test_a_vocabulary_must_hold_every_byte() -> None:
     with pytest.raises(UsageError, match="cannot hold every byte"):
         TokenizerConfig(vocab_size=256)
+    with pytest.raises(UsageError, match="lowercase goes with"):
+        TokenizerConfig(lowercase=True)
+    with pytest.raises(UsageError, match="bpe or wordpiece") as caught:
+        TokenizerConfig(model="unigram")  # type: ignore[arg-type]
+    assert "'unigram'" in caught.value.what
+
+
+WORDS = st.sampled_from(
+    [
+        "the",
+        "lower",
+        "lowest",
+        "newest",
+        " wide",
+        "\n",
+        "  ",
+        "\t",
+        "it's",
+        "x1",
+        "日本語",
+        "\u00a0",
+        "\x1c",
+        "...",
+        "é",
+    ]
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts=st.lists(st.lists(WORDS, max_size=30).map(" ".join), min_size=1, max_size=6))
+def test_it_is_the_tokenizer_of_the_whole_text(jsonl: Write, tmp_path: Path, texts: list[str]) -> None:
+    """Counting words first changes nothing while they fit into the table."""
+    config = TokenizerConfig(vocab_size=300)
+    train_tokenizer([jsonl("in.jsonl", texts)], tmp_path / "t.json", config)
+    expected = byte_level(models.BPE())
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        min_frequency=2,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    expected.train_from_iterator(texts, trainer)
+    assert load_tokenizer(tmp_path / "t.json").backend.to_str() == expected.to_str()
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_word_pieces_are_berts(jsonl: Write, tmp_path: Path, lowercase: bool) -> None:
+    from transformers import BertTokenizerFast
+
+    texts = ["The lowest and the newest tower, wider than the Lower one.", "Café towers: lowered, newer 日本"] * 30
+    config = TokenizerConfig(model="wordpiece", vocab_size=60, lowercase=lowercase)
+    report = train_tokenizer([jsonl("in.jsonl", texts)], tmp_path / "bert", config)
+    assert report.outputs == (str(tmp_path / "bert" / "tokenizer.json"), str(tmp_path / "bert" / "vocab.txt"))
+    pieces = (tmp_path / "bert" / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    assert pieces[:5] == list(BERT_TOKENS) and len(pieces) == report.vocab_size == 60
+    ours = load_tokenizer(tmp_path / "bert")
+    theirs = BertTokenizerFast.from_pretrained(str(tmp_path / "bert"), do_lower_case=lowercase)
+    again = load_tokenizer(tmp_path / "bert" / "vocab.txt")
+    for text in [*texts[:2], "unknown ☃ Towers", "", "[SEP] x"]:
+        assert ours.encode(text) == theirs(text, add_special_tokens=False).input_ids == again.encode(text)
+        assert ours.backend.encode(text).ids == theirs(text).input_ids
+    assert ours.eod == 3 and "##er" in pieces
+
+
+def test_bad_lines_and_no_documents(jsonl: Write, tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(b'{"text": "aa aa"}\n{"text": 1}\n')
+    report = train_tokenizer([path], tmp_path / "t.json", TokenizerConfig(vocab_size=258))
+    assert (report.documents_in, report.bad_lines, report.chars_in) == (1, 1, 5)
+    assert json.loads((tmp_path / "t.rejects.jsonl").read_text())["where"] == f"{path}:2"
+    path.write_bytes(b"")
+    with pytest.raises(MccError, match="no documents in"):
+        train_tokenizer([path], tmp_path / "new.json")
+    assert not list(tmp_path.glob("*new*"))
