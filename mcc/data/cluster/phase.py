@@ -6,6 +6,8 @@ import fcntl
 import json
 import os
 import pickle
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,13 +17,16 @@ from datatrove.pipeline.base import PipelineStep
 
 from mcc.core.errors import MccError
 from mcc.core.events import Silent
-from mcc.core.files import atomic_path, write_text
+from mcc.core.files import atomic_path, remove, write_text
 from mcc.data.job import Job, Map, finish, run_phase
 from mcc.data.work import Work
 
 REPORT = "report.pickle"
-_FAILED, _WARNED, _LOCKS = "failed", "warned", "locks"
+_FAILED, _WARNED, _LOCKS, _ALIVE = "failed", "warned", "locks", "alive"
 _WARNINGS = 20
+# A shard under way touches its file so often, and is given up when it has not done so for so long.
+_BEAT_S = 5.0
+_SILENT_S = 90.0
 
 
 class PhaseStep(PipelineStep):
@@ -47,7 +52,7 @@ class PhaseStep(PipelineStep):
         name = shard_name(self.index, rank)
         try:
             os.chdir(self.cwd)
-            with _locked(self.folder / _LOCKS / name, rank):
+            with _locked(self.folder / _LOCKS / name, rank), _beating(self.folder / _ALIVE / name):
                 self._run(notes, rank, world_size)
         except Exception as error:
             _write_failure(self.folder, name, error)
@@ -97,6 +102,48 @@ def _locked(path: Path, rank: int) -> Iterator[None]:
         except OSError:
             raise MccError(f"shard {rank} is still worked on by an earlier run", "wait for it, or end it") from None
         yield
+
+
+@contextmanager
+def _beating(path: Path) -> Iterator[None]:
+    """Touch a file from time to time."""
+    path.parent.mkdir(exist_ok=True)
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(_BEAT_S):
+            path.touch()
+
+    path.touch()
+    threading.Thread(target=beat, daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+        path.unlink(missing_ok=True)
+
+
+class Watch:
+    """Sees shards that neither ended nor say that they are alive: their process was killed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / _ALIVE
+        remove(self._folder)
+        self._seen: dict[str, tuple[int, float]] = {}
+
+    def lost(self, now: float | None = None) -> bool:
+        """Whether there is one; `now` in seconds of `time.monotonic`. Clocks of machines are not compared."""
+        now = time.monotonic() if now is None else now
+        for path in self._folder.glob("*"):
+            try:
+                beat = path.stat().st_mtime_ns
+            except FileNotFoundError:
+                continue
+            if self._seen.get(path.name, (0, 0.0))[0] != beat:
+                self._seen[path.name] = (beat, now)
+            elif now - self._seen[path.name][1] > _SILENT_S:
+                return True
+        return False
 
 
 def _write_failure(folder: Path, name: str, error: Exception) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from datatrove.executor.ray import RayPipelineExecutor
 from mcc.core.errors import MccError
 from mcc.core.events import Reporter
 from mcc.core.files import remove
+from mcc.data.cluster.phase import Watch
 from mcc.data.cluster.runner import ClusterRunner, _Phase
 from mcc.data.pipeline import ClusterConfig
 
 # Shards exchange files, not objects.
 _OBJECT_STORE_BYTES = 100 << 20
+_LOOK_S = 2.0
 
 
 class RayRunner(ClusterRunner):
@@ -40,8 +43,8 @@ class RayRunner(ClusterRunner):
                 time=_seconds(self.config.time),
             )
             with reporter.task(phase.title):
-                executor.run()
-            self.complain(phase)
+                cause = _run_watched(executor, Watch(phase.folder))
+            self.complain(phase, cause)
 
     def _start(self) -> None:
         if self._started:
@@ -92,6 +95,25 @@ class RayRunner(ClusterRunner):
             self._started = False
         if self._folder is not None:
             remove(self._folder)
+
+
+def _run_watched(executor: RayPipelineExecutor, watch: Watch) -> MccError | None:
+    """Run all tasks; say why not. Ray does not notice when the process that an actor starts for a task is killed."""
+    causes: list[MccError] = []
+
+    def run() -> None:
+        try:
+            executor.run()
+        except Exception as error:
+            causes.append(MccError(f"{type(error).__name__}: {error}".partition("\n")[0]))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(_LOOK_S)
+        if watch.lost():
+            return MccError("a process died")
+    return causes[0] if causes else None
 
 
 def _seconds(limit: str) -> int:
