@@ -91,7 +91,7 @@ def decontaminate(
 
 def _tasks(names: list[str], paths: list[Path], keys: list[str]) -> list[dict[str, Any]]:
     """One task a name; files go to those that need one, or to all."""
-    from mcc.data.task_texts import TASK_FILES
+    from mcc.data.ngrams.task_texts import TASK_FILES
 
     needing = [name for name in names if TASK_FILES.get(name.partition(":")[0]).needs_file]
     if len(paths) not in (len(needing), len(names)):

@@ -12,7 +12,7 @@ from mcc.core.errors import UsageError, unknown
 
 if TYPE_CHECKING:
     from mcc.data.pipeline import Pipeline
-    from mcc.data.pipeline_run import PipelineReport, Runner
+    from mcc.data.pipelines.run import PipelineReport, Runner
 
 app = typer.Typer(rich_markup_mode="rich")
 
@@ -51,7 +51,7 @@ def run(
     Example: [cyan]mcc data run crawl.toml --executor slurm --tasks 200[/]
     """
     from mcc.data.pipeline import load
-    from mcc.data.pipeline_run import run_pipeline, states
+    from mcc.data.pipelines.run import run_pipeline, states
 
     if workers is not None and workers < 1:
         raise UsageError(f"--workers {workers} must be at least 1")
@@ -87,11 +87,11 @@ def _variables(settings: list[str]) -> dict[str, str]:
 
 
 def _runner(pipeline: Pipeline, executor: str | None, workers: int | None, tasks: int | None) -> Runner:
-    from mcc.data.pipeline_run import InProcess
+    from mcc.data.pipelines.run import InProcess
 
     if executor is None:
         return InProcess(workers or 1)
-    from mcc.data.cluster import make_runner
+    from mcc.data.pipelines.cluster import make_runner
 
     return make_runner(executor, pipeline.cluster, workers, tasks)
 
@@ -115,7 +115,7 @@ def _show_plan(pipeline: Pipeline, states: list[str], as_json: bool) -> None:
 
 
 def _show(report: PipelineReport) -> None:
-    from mcc.data.pipeline_page import tokens_of
+    from mcc.data.pipelines.page import tokens_of
 
     rows = []
     for step in report.steps:

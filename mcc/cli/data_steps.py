@@ -10,7 +10,7 @@ import typer
 from mcc.cli import console
 
 if TYPE_CHECKING:
-    from mcc.data.step import StepReport
+    from mcc.data.base.step import StepReport
 
 Inputs = Annotated[list[Path], typer.Argument(metavar="IN...", help="Files to read, in order.", show_default=False)]
 Output = Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="File to write; it appears when whole.")]
@@ -59,7 +59,7 @@ def show(report: StepReport, as_json: bool, *rows: tuple[str, Any]) -> None:
     Raises:
         MccError: more lines were set aside than the user tolerates.
     """
-    from mcc.data.job import require_few_errors
+    from mcc.data.base.job import require_few_errors
 
     if as_json:
         console.print_json(report)

@@ -122,7 +122,7 @@ def preprocess(
     --tokenizer-type BertWordPieceLowerCase --split-sentences --workers 4[/]
     """
     from mcc.data.preprocess import PreprocessConfig, preprocess
-    from mcc.data.vocabulary import TokenizerFiles
+    from mcc.data.tokens.vocabulary import TokenizerFiles
 
     if dataset_impl != "mmap":
         raise UsageError(f"--dataset-impl {dataset_impl}: only mmap is written", "cached and lazy files can be read")
@@ -207,7 +207,7 @@ def verify(
     if vocab_size is not None and tokenizer is not None:
         raise UsageError("--vocab-size and --tokenizer say the same", "give one")
     if tokenizer is not None:
-        from mcc.data.vocabulary import load_tokenizer
+        from mcc.data.tokens.vocabulary import load_tokenizer
 
         vocab_size = load_tokenizer(tokenizer).largest_id + 1
     reports = [verify(prefix, vocab_size, console.reporter()) for prefix in prefixes]

@@ -13,7 +13,7 @@ from mcc.core.config import build
 from mcc.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from mcc.data.catalogue import Entry
+    from mcc.data.fetch.catalogue import Entry
 
 app = typer.Typer(rich_markup_mode="rich")
 
@@ -82,8 +82,8 @@ def get(
 
     Example: [cyan]mcc data get wiki --lang de -o dumps[/]
     """
-    from mcc.data.catalogue import expand, find
-    from mcc.data.download import Unreachable
+    from mcc.data.fetch.catalogue import expand, find
+    from mcc.data.fetch.download import Unreachable
     from mcc.data.get import get, manual_steps
 
     if show:
@@ -115,7 +115,7 @@ def get(
 
 
 def _show_catalogue(as_json: bool) -> None:
-    from mcc.data.catalogue import CATALOGUE, find
+    from mcc.data.fetch.catalogue import CATALOGUE, find
 
     entries = [find(name) for name in CATALOGUE]
     if as_json:

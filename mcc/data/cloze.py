@@ -17,8 +17,8 @@ import orjson
 from mcc.core.config import option
 from mcc.core.errors import MccError, UsageError
 from mcc.core.events import SILENT, Reporter
-from mcc.data.documents import ReadConfig, Record
-from mcc.data.step import Step, StepReport
+from mcc.data.base.documents import ReadConfig, Record
+from mcc.data.base.step import Step, StepReport
 
 _WORD = re.compile(r"\S+")
 # Words that grammar alone foretells make the task about grammar.

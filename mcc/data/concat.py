@@ -11,13 +11,13 @@ from pathlib import Path
 from mcc.core.config import option
 from mcc.core.errors import UsageError
 from mcc.core.events import SILENT, Reporter
-from mcc.data.blocks import Block, RecordSource
-from mcc.data.job import Apply, Job, Map, run, step_report
-from mcc.data.part import Part
-from mcc.data.publish import Output, records_path
-from mcc.data.records import ReadConfig, Record
-from mcc.data.step import StepReport, side_path
-from mcc.data.work import Work
+from mcc.data.base.blocks import Block, RecordSource
+from mcc.data.base.job import Apply, Job, Map, run, step_report
+from mcc.data.base.part import Part
+from mcc.data.base.publish import Output, records_path
+from mcc.data.base.records import ReadConfig, Record
+from mcc.data.base.step import StepReport, side_path
+from mcc.data.base.work import Work
 
 
 @dataclass(frozen=True, kw_only=True)

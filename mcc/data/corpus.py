@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mcc.core.errors import MccError
-from mcc.data.documents import DUMP, ReadConfig, Reader, Record
-from mcc.data.plaintext import pack
-from mcc.data.streams import content_suffix, expand
+from mcc.data.base.documents import DUMP, ReadConfig, Reader, Record
+from mcc.data.base.plaintext import pack
+from mcc.data.base.streams import content_suffix, expand
 from mcc.data.wiki import WikiConfig, read_articles
 
 # Folders of the standard library whose docstrings are absent, generated, or about testing Python itself.

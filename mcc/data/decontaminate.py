@@ -18,15 +18,15 @@ from mcc.core.config import option, plain
 from mcc.core.errors import UsageError
 from mcc.core.events import SILENT, Reporter
 from mcc.core.files import require_file
-from mcc.data.blocks import RecordSource
-from mcc.data.contamination import CutConfig
-from mcc.data.decontaminate_phases import COUNT, CUT, DICTIONARY, WEIGH, Count, Cut, forget, prepare, weigh
-from mcc.data.job import Job, Map, Single, run, step_report
-from mcc.data.publish import Output, records_path
-from mcc.data.records import ReadConfig
-from mcc.data.step import StepReport, side_path
-from mcc.data.task_texts import TASK_FILES, TaskFile, files
-from mcc.data.work import Work
+from mcc.data.base.blocks import RecordSource
+from mcc.data.base.job import Job, Map, Single, run, step_report
+from mcc.data.base.publish import Output, records_path
+from mcc.data.base.records import ReadConfig
+from mcc.data.base.step import StepReport, side_path
+from mcc.data.base.work import Work
+from mcc.data.ngrams.contamination import CutConfig
+from mcc.data.ngrams.phases import COUNT, CUT, DICTIONARY, WEIGH, Count, Cut, forget, prepare, weigh
+from mcc.data.ngrams.task_texts import TASK_FILES, TaskFile, files
 
 __all__ = ["TASK_FILES", "DecontaminateConfig", "DecontaminateReport", "TaskFile", "decontaminate", "decontaminate_job"]
 

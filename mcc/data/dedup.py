@@ -16,8 +16,16 @@ from typing import Literal
 from mcc.core.config import option, plain
 from mcc.core.errors import UsageError, unknown
 from mcc.core.events import SILENT, Reporter
-from mcc.data.blocks import RecordSource
-from mcc.data.dedup_phases import (
+from mcc.data.base.blocks import RecordSource
+from mcc.data.base.job import Job, run, step_report
+from mcc.data.base.publish import Output, records_path
+from mcc.data.base.records import ReadConfig
+from mcc.data.base.step import StepReport, side_path
+from mcc.data.base.streams import expand
+from mcc.data.base.work import Work
+from mcc.data.near_duplicates.fingerprints import check_saved
+from mcc.data.near_duplicates.minhash import Bands, choose_bands
+from mcc.data.near_duplicates.phases import (
     DUPLICATES,
     FINGERPRINTS,
     NORMALIZATIONS,
@@ -31,15 +39,7 @@ from mcc.data.dedup_phases import (
     sign_phase,
     write_phase,
 )
-from mcc.data.fingerprints import check_saved
-from mcc.data.job import Job, run, step_report
-from mcc.data.minhash import Bands, choose_bands
-from mcc.data.publish import Output, records_path
-from mcc.data.records import ReadConfig
-from mcc.data.sketch import engine_class
-from mcc.data.step import StepReport, side_path
-from mcc.data.streams import expand
-from mcc.data.work import Work
+from mcc.data.near_duplicates.sketch import engine_class
 
 
 @dataclass(frozen=True, kw_only=True)

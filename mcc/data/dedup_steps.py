@@ -21,10 +21,17 @@ from mcc.core.config import option
 from mcc.core.errors import MccError, UsageError
 from mcc.core.events import SILENT, Reporter
 from mcc.core.files import require_file
-from mcc.data.blocks import Block, RecordSource
-from mcc.data.candidates import Ranks, Sets
+from mcc.data.base.blocks import Block, RecordSource
+from mcc.data.base.job import Apply, Job, Map, Single, run, step_report
+from mcc.data.base.part import Part
+from mcc.data.base.publish import Output, records_path
+from mcc.data.base.records import ReadConfig
+from mcc.data.base.step import StepReport, side_path
+from mcc.data.base.streams import lines, open_output
+from mcc.data.base.work import Work
 from mcc.data.dedup import DedupConfig, Sides, job_key, make_plan, side_outputs
-from mcc.data.dedup_phases import (
+from mcc.data.near_duplicates.candidates import Ranks, Sets
+from mcc.data.near_duplicates.phases import (
     COMPARE,
     FIND,
     FINGERPRINTS,
@@ -35,13 +42,6 @@ from mcc.data.dedup_phases import (
     pair_line,
     sign_phase,
 )
-from mcc.data.job import Apply, Job, Map, Single, run, step_report
-from mcc.data.part import Part
-from mcc.data.publish import Output, records_path
-from mcc.data.records import ReadConfig
-from mcc.data.step import StepReport, side_path
-from mcc.data.streams import lines, open_output
-from mcc.data.work import Work
 
 _PAIRS, _GROUPS, _LIST, _REMOVE = "pairs", "groups", "list", "remove"
 _NAME = np.dtype("S16")

@@ -16,14 +16,14 @@ from mcc.core.config import build, option, plain
 from mcc.core.errors import UsageError
 from mcc.core.events import SILENT, Reporter
 from mcc.core.plugins import Kind
-from mcc.data.blocks import Block, RecordSource
-from mcc.data.job import Job, Map, run, step_report
-from mcc.data.part import Part
+from mcc.data.base.blocks import Block, RecordSource
+from mcc.data.base.job import Job, Map, run, step_report
+from mcc.data.base.part import Part
+from mcc.data.base.publish import Output, records_path
+from mcc.data.base.records import ReadConfig
+from mcc.data.base.step import StepReport, side_path
+from mcc.data.base.work import Work
 from mcc.data.presets import find_preset
-from mcc.data.publish import Output, records_path
-from mcc.data.records import ReadConfig
-from mcc.data.step import StepReport, side_path
-from mcc.data.work import Work
 
 OptionsT = TypeVar("OptionsT")
 

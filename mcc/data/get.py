@@ -14,8 +14,8 @@ from typing import IO
 from mcc.core.errors import MccError
 from mcc.core.events import SILENT, Reporter
 from mcc.core.files import atomic_path
-from mcc.data.catalogue import Entry, Item, find
-from mcc.data.download import Fetched, Unreachable, fetch, fetch_text
+from mcc.data.fetch.catalogue import Entry, Item, find
+from mcc.data.fetch.download import Fetched, Unreachable, fetch, fetch_text
 
 
 @dataclass(frozen=True, kw_only=True)

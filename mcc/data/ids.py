@@ -10,14 +10,14 @@ from pathlib import Path
 from mcc.core.config import option
 from mcc.core.errors import UsageError
 from mcc.core.events import SILENT, Reporter
-from mcc.data.block_table import BlockTable, write_row
-from mcc.data.blocks import Block, RecordSource
-from mcc.data.job import Apply, Job, Map, run, step_report
-from mcc.data.part import Part
-from mcc.data.publish import Output, records_path
-from mcc.data.records import ReadConfig
-from mcc.data.step import StepReport, side_path
-from mcc.data.work import Work
+from mcc.data.base.block_table import BlockTable, write_row
+from mcc.data.base.blocks import Block, RecordSource
+from mcc.data.base.job import Apply, Job, Map, run, step_report
+from mcc.data.base.part import Part
+from mcc.data.base.publish import Output, records_path
+from mcc.data.base.records import ReadConfig
+from mcc.data.base.step import StepReport, side_path
+from mcc.data.base.work import Work
 
 _COUNT, _NUMBER = "count", "number"
 

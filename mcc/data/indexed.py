@@ -1,6 +1,6 @@
 """Megatron-LM's token files: `PREFIX.bin` holds tokens end to end, `PREFIX.idx` says where they start.
 
-The layouts that can be read are described in `mcc.data.token_layouts`; the mapped one is written.
+The layouts that can be read are described in `mcc.data.tokens.layouts`; the mapped one is written.
 """
 
 # S sequences, D entries of doc_idx (documents + 1)
@@ -19,8 +19,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from mcc.core.errors import MccError
 from mcc.core.files import atomic_path, remove, require_file
-from mcc.data.token_index import pieces, write_index
-from mcc.data.token_layouts import AGAIN, DTYPES, code_of, read_layout
+from mcc.data.tokens.index_file import pieces, write_index
+from mcc.data.tokens.layouts import AGAIN, DTYPES, code_of, read_layout
 
 # Megatron-LM's limit: 16 bits hold 65536 values, the last ones are left free.
 UINT16_VOCABULARY = 65500

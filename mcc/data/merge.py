@@ -16,7 +16,7 @@ from mcc.core.errors import MccError, UsageError
 from mcc.core.events import SILENT, Reporter
 from mcc.core.files import atomic_path, remove
 from mcc.data.indexed import IndexedDataset, bin_path, index_path
-from mcc.data.token_index import pieces, write_index
+from mcc.data.tokens.index_file import pieces, write_index
 
 _COPY_BYTES = 1 << 20
 

@@ -7,7 +7,7 @@
     max_errors = 10
 
     [[step]]
-    step = "wiki"                  # a kind of step (mcc.data.stage); all other keys are its settings
+    step = "wiki"                  # a kind of step (mcc.data.pipelines.stage); all other keys are its settings
     input = "{dump}"               # a path, a pattern or a list; default: the documents of the step before
 
     [[step]]
@@ -29,8 +29,8 @@ from typing import Any, get_type_hints
 
 from mcc.core.config import build, option, read_toml
 from mcc.core.errors import UsageError, nearest, unknown
-from mcc.data.stage import STAGES, Call
-from mcc.data.streams import expand
+from mcc.data.base.streams import expand
+from mcc.data.pipelines.stage import STAGES, Call
 
 _TABLES = ("step", "vars", "read", "report", "cluster")
 _OWN_KEYS = ("step", "name", "input", "output")

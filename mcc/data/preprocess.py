@@ -22,8 +22,16 @@ from numpy.typing import NDArray
 from mcc.core.config import option
 from mcc.core.errors import MccError, UsageError
 from mcc.core.events import SILENT, Reporter
-from mcc.data.blocks import Block, RecordSource
-from mcc.data.engines import (
+from mcc.data.base.blocks import Block, RecordSource
+from mcc.data.base.job import Job, Map, Single, run, step_report
+from mcc.data.base.part import Part
+from mcc.data.base.publish import Output
+from mcc.data.base.records import ReadConfig
+from mcc.data.base.step import StepReport
+from mcc.data.base.work import Work
+from mcc.data.indexed import bin_path, index_path, token_dtype
+from mcc.data.text.sentences import SentenceConfig
+from mcc.data.tokens.engines import (
     ENGINES,
     Engine,
     EngineMismatch,
@@ -34,16 +42,8 @@ from mcc.data.engines import (
     make_engine,
     sample,
 )
-from mcc.data.indexed import bin_path, index_path, token_dtype
-from mcc.data.job import Job, Map, Single, run, step_report
-from mcc.data.part import Part
-from mcc.data.publish import Output
-from mcc.data.records import ReadConfig
-from mcc.data.sentences import SentenceConfig
-from mcc.data.step import StepReport
-from mcc.data.token_index import numbers, write_index
-from mcc.data.vocabulary import TextTokenizer, TokenizerFiles
-from mcc.data.work import Work
+from mcc.data.tokens.index_file import numbers, write_index
+from mcc.data.tokens.vocabulary import TextTokenizer, TokenizerFiles
 
 _ENCODE = "encode"
 # Characters that are handed to the engine at once.
@@ -121,7 +121,7 @@ def preprocess(
         report = run(
             preprocess_job(inputs, output_prefix, tokenizer, plain, reporter, rejects), config.workers, reporter
         )
-    if not any(report.tokens.values()):
+    if report.documents_in and not any(report.tokens.values()):
         reporter.warn(f"preprocess: {report.documents_in} documents without tokens")
     return report
 

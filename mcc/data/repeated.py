@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mcc.core.events import Reporter
-from mcc.data.work import Work
+from mcc.data.base.work import Work
 
 DIGEST_BYTES = 16
 _ENTRY = np.dtype([("high", "<u8"), ("low", "<u8"), ("place", "<u8")])

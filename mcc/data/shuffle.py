@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 from mcc.core.config import option
 from mcc.core.errors import UsageError
 from mcc.core.events import SILENT, Reporter
-from mcc.data.blocks import Block, RecordSource, Source
-from mcc.data.job import Apply, Job, Map, run, step_report
-from mcc.data.part import Part
-from mcc.data.publish import Output, records_path
-from mcc.data.records import PARQUET, ReadConfig
-from mcc.data.step import StepReport, side_path
-from mcc.data.streams import COMPRESSIONS
-from mcc.data.work import Work
+from mcc.data.base.blocks import Block, RecordSource, Source
+from mcc.data.base.job import Apply, Job, Map, run, step_report
+from mcc.data.base.part import Part
+from mcc.data.base.publish import Output, records_path
+from mcc.data.base.records import PARQUET, ReadConfig
+from mcc.data.base.step import StepReport, side_path
+from mcc.data.base.streams import COMPRESSIONS
+from mcc.data.base.work import Work
 
 # Key and length of a stored line, which follows.
 _HEAD = struct.Struct("<QQ")

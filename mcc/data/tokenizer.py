@@ -15,16 +15,16 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from mcc.core.config import option
 from mcc.core.errors import UsageError
 from mcc.core.events import SILENT, Reporter
-from mcc.data.blocks import RecordSource
-from mcc.data.job import Job, Single, run, step_report
-from mcc.data.part import Part
-from mcc.data.publish import Output
-from mcc.data.records import ReadConfig
-from mcc.data.step import StepReport
-from mcc.data.vocabulary import END_OF_TEXT, TextTokenizer, byte_level, load_tokenizer
-from mcc.data.word_counts import WordCounts
-from mcc.data.word_pieces import train_word_pieces
-from mcc.data.work import Work
+from mcc.data.base.blocks import RecordSource
+from mcc.data.base.job import Job, Single, run, step_report
+from mcc.data.base.part import Part
+from mcc.data.base.publish import Output
+from mcc.data.base.records import ReadConfig
+from mcc.data.base.step import StepReport
+from mcc.data.base.work import Work
+from mcc.data.tokens.vocabulary import END_OF_TEXT, TextTokenizer, byte_level, load_tokenizer
+from mcc.data.tokens.word_counts import WordCounts
+from mcc.data.tokens.word_pieces import train_word_pieces
 
 __all__ = ["END_OF_TEXT", "TextTokenizer", "TokenizerConfig", "TokenizerReport", "load_tokenizer", "train_tokenizer"]
 

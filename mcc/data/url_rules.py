@@ -11,7 +11,7 @@ from typing import Any
 from mcc.core.config import option, read_toml
 from mcc.core.errors import MccError, UsageError
 from mcc.core.files import require_file
-from mcc.data.records import ReadConfig
+from mcc.data.base.records import ReadConfig
 
 _LISTS = Path(__file__).with_name("url_lists.toml")
 # In the order in which they are tried; `duplicate` is decided over all documents. 0 keeps a URL.

@@ -14,17 +14,17 @@ import orjson
 from mcc.core.config import plain
 from mcc.core.errors import MccError, UsageError
 from mcc.core.events import SILENT, Reporter
-from mcc.data.block_table import BlockTable, read_range, write_row
-from mcc.data.blocks import Block, RecordSource
-from mcc.data.job import Job, Map, Single, run, step_report
-from mcc.data.part import Part
-from mcc.data.publish import Output, records_path
-from mcc.data.records import BOM, TEXT, ReadConfig, Record
+from mcc.data.base.block_table import BlockTable, read_range, write_row
+from mcc.data.base.blocks import Block, RecordSource
+from mcc.data.base.job import Job, Map, Single, run, step_report
+from mcc.data.base.part import Part
+from mcc.data.base.publish import Output, records_path
+from mcc.data.base.records import BOM, TEXT, ReadConfig, Record
+from mcc.data.base.step import StepReport, side_path
+from mcc.data.base.streams import COMPRESSIONS, content_suffix
+from mcc.data.base.work import Work
 from mcc.data.repeated import DIGEST_BYTES, find_repeated
-from mcc.data.step import StepReport, side_path
-from mcc.data.streams import COMPRESSIONS, content_suffix
 from mcc.data.url_rules import KINDS, UrlRules, UrlsConfig
-from mcc.data.work import Work
 
 __all__ = ["UrlsConfig", "UrlsReport", "urls", "urls_job"]
 

@@ -12,15 +12,15 @@ from urllib.parse import quote
 from mcc.core.config import option, plain
 from mcc.core.errors import UsageError
 from mcc.core.events import SILENT, Reporter
-from mcc.data.blocks import Block
-from mcc.data.dump import BadPage, DumpSource, Page, Site, pages, read_pages
-from mcc.data.job import Job, Map, run, step_report
-from mcc.data.part import Part
-from mcc.data.publish import Output, records_path
-from mcc.data.records import ReadConfig, Record
-from mcc.data.step import StepReport, side_path
-from mcc.data.wikitext import WikitextConfig, clean
-from mcc.data.work import Work
+from mcc.data.base.blocks import Block
+from mcc.data.base.job import Job, Map, run, step_report
+from mcc.data.base.part import Part
+from mcc.data.base.publish import Output, records_path
+from mcc.data.base.records import ReadConfig, Record
+from mcc.data.base.step import StepReport, side_path
+from mcc.data.base.work import Work
+from mcc.data.mediawiki.dump import BadPage, DumpSource, Page, Site, pages, read_pages
+from mcc.data.mediawiki.wikitext import WikitextConfig, clean
 
 _NAME = "wiki"
 

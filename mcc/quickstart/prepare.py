@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mcc.core.errors import MccError
 from mcc.core.events import Reporter
+from mcc.data.base.step import RecordWriter, StepReport
 from mcc.data.cloze import ClozeConfig, cloze
 from mcc.data.corpus import python_corpus, read_corpus
 from mcc.data.decontaminate import DecontaminateConfig, TaskFile, decontaminate
@@ -17,7 +18,6 @@ from mcc.data.indexed import IndexedDataset
 from mcc.data.preprocess import PreprocessConfig, preprocess
 from mcc.data.shuffle import ShuffleConfig, shuffle
 from mcc.data.statistics import unigram_entropy
-from mcc.data.step import RecordWriter, StepReport
 from mcc.data.tokenizer import TokenizerConfig, train_tokenizer
 from mcc.quickstart.config import QuickstartConfig
 

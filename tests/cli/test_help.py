@@ -26,7 +26,8 @@ from mcc.cli.main import COMMANDS, load, main
 def walk(command, path):
     yield path
     for name, sub in getattr(command, "commands", {}).items():
-        yield from walk(sub, [*path, name])
+        if not sub.hidden:
+            yield from walk(sub, [*path, name])
 
 shown = []
 for path in [[], *(path for name in COMMANDS for path in walk(load(name), [name]))]:

@@ -18,9 +18,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from mcc.data import job as jobs
-from mcc.data import work as works
-from mcc.data.records import ReadConfig
+from mcc.data.base import job as jobs
+from mcc.data.base import work as works
+from mcc.data.base.records import ReadConfig
 
 READ = ReadConfig(block_bytes=4000)
 # Of many moments so many are tried.

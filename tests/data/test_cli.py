@@ -130,7 +130,7 @@ def test_other_options_do_something(mcc_data: Run, jsonl: Write, tokenizer: Path
     prefix = ("--output-prefix", tmp_path / "p", "--tokenizer", tokenizer)
     report = mcc_data("preprocess", path, *prefix, "--json-keys", "body", "--workers", 2)
     assert report["outputs"] == [f"{tmp_path}/p_body_document.bin", f"{tmp_path}/p_body_document.idx"]
-    assert "no key 'text'" in mcc_data("preprocess", path, *prefix, fails=1)
+    assert "no key 'text'" in mcc_data("preprocess", path, *prefix, "--on-error", "fail", fails=1)
     task = jsonl("task.jsonl", [{"q": "nobody spoke until the ferry reached land it was the ferry"}, {"q": PROSE}])
     cut = ("decontaminate", path, "-o", out, *key, "--task", "jsonl", "--task-file", task, "--task-key", "q")
     assert mcc_data(*cut)["dropped"] == 2
@@ -197,7 +197,19 @@ CONFIGS = {
     "cloze": ClozeConfig,
 }
 # Shown in words, or set under another name.
-OTHERWISE = {"key", "bands", "rows", "lang", "min_tokens", "rejects", "text_key", "json_keys", "lists", "task_key"}
+OTHERWISE = {
+    "key",
+    "bands",
+    "rows",
+    "lang",
+    "min_tokens",
+    "rejects",
+    "text_key",
+    "json_keys",
+    "lists",
+    "task_key",
+    "tokenizer_type",
+}
 
 
 def test_the_help_tells_the_defaults_of_the_configuration() -> None:

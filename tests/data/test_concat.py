@@ -11,8 +11,8 @@ import zstandard
 from pyarrow import parquet
 
 from mcc.core.errors import MccError, UsageError
+from mcc.data.base.records import ReadConfig
 from mcc.data.concat import ConcatConfig, concat
-from mcc.data.records import ReadConfig
 from tests.data.conftest import Write, read
 
 

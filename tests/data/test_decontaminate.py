@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 
 from mcc.core.errors import MccError, UsageError
 from mcc.core.events import SILENT
-from mcc.data import ngrams
-from mcc.data.contamination import SuspectDocument
+from mcc.data.base.job import Map, finish, run_phase
+from mcc.data.base.records import ReadConfig
+from mcc.data.base.work import opened
 from mcc.data.decontaminate import DecontaminateConfig, TaskFile, decontaminate, decontaminate_job
-from mcc.data.dictionary import load, task_ngrams
-from mcc.data.job import Map, finish, run_phase
-from mcc.data.ngrams import NgramHashes, NgramIndex
-from mcc.data.records import ReadConfig
-from mcc.data.work import opened
+from mcc.data.ngrams.contamination import SuspectDocument
+from mcc.data.ngrams.dictionary import load, task_ngrams
+from mcc.data.ngrams.lookup import NgramHashes, NgramIndex
+from mcc.data.ngrams.lookup import lookup as ngrams
 
 TASK = TaskFile(name="lambada", path="unused")
 

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from mcc.core.errors import MccError, UsageError
 from mcc.core.events import SILENT
-from mcc.data import candidates, compare, fingerprints
+from mcc.data.base.job import Map, finish, run_phase
+from mcc.data.base.records import ReadConfig
+from mcc.data.base.work import opened
 from mcc.data.dedup import DedupConfig, Sides, dedup, dedup_job
-from mcc.data.job import Map, finish, run_phase
-from mcc.data.records import ReadConfig
-from mcc.data.work import opened
+from mcc.data.near_duplicates import candidates, compare, fingerprints
 from tests.data.conftest import Write, read
-from tests.data.test_shingles import truth
+from tests.data.near_duplicates.test_shingles import truth
 
 WORDS = ("river", "stone", "under", "bright", "morning", "lantern", "copper", "follow", "gentle", "winter", "harbour")
 
@@ -275,7 +275,7 @@ def test_fingerprints_that_do_not_fit_are_refused(
     refused("p.prints: made with engine = fast, not datasketch", engine="datasketch")
     refused("p.prints: made with exact = False, not True", exact=True)
     with monkeypatch.context() as patch:
-        patch.setattr("mcc.data.sketch.SKETCH_VERSION", 2)
+        patch.setattr("mcc.data.near_duplicates.sketch.SKETCH_VERSION", 2)
         refused("p.prints: made with library = mcc sketch 1, not mcc sketch 2")
     dedup([path], out, DedupConfig(threshold=0.9, bands=42, rows=6), sides=sides)  # the bands of 0.7
     for broken, because in (

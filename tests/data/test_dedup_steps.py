@@ -11,13 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mcc.core.errors import MccError, UsageError
-from mcc.data import candidates
+from mcc.data.base.records import ReadConfig
 from mcc.data.dedup import DedupConfig, Sides
 from mcc.data.dedup_steps import RemoveConfig, find_duplicates, group_duplicates, remove_duplicates
-from mcc.data.records import ReadConfig
+from mcc.data.near_duplicates import candidates
 from tests.data.conftest import Write, read
+from tests.data.near_duplicates.test_shingles import truth
 from tests.data.test_dedup import corpus
-from tests.data.test_shingles import truth
 
 # Every pair of documents meets in some band.
 ALL = {"bands": 128, "rows": 1}

@@ -18,9 +18,9 @@ import pytest
 from mcc.cli.main import main
 from mcc.core.errors import MccError, UsageError
 from mcc.core.events import Silent
-from mcc.data import catalogue
-from mcc.data.catalogue import CATALOGUE, Entry, Item, expand, find
-from mcc.data.download import Unreachable, fetch
+from mcc.data.fetch import catalogue
+from mcc.data.fetch.catalogue import CATALOGUE, Entry, Item, expand, find
+from mcc.data.fetch.download import Unreachable, fetch
 from mcc.data.get import get, manual_steps
 
 CONTENT = random.Random(1).randbytes(700_000)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from mcc.core.errors import UsageError
+from mcc.data.base.records import ReadConfig
 from mcc.data.ids import IdsConfig, ids
-from mcc.data.records import ReadConfig
 from tests.data.conftest import Write, read
 
 

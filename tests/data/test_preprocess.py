@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 
 from mcc.core.errors import MccError, UsageError
 from mcc.core.events import Silent
-from mcc.data import engines
+from mcc.data.base.records import ReadConfig
 from mcc.data.indexed import IndexedDataset
 from mcc.data.preprocess import PreprocessConfig, assemble, preprocess
-from mcc.data.records import ReadConfig
-from mcc.data.sentences import SentenceConfig
+from mcc.data.text.sentences import SentenceConfig
 from mcc.data.tokenizer import load_tokenizer
-from mcc.data.vocabulary import TokenizerFiles
+from mcc.data.tokens import engines
+from mcc.data.tokens.vocabulary import TokenizerFiles
 from tests.data import megatron_writer
 from tests.data.conftest import Write, read
-from tests.data.test_sentences import write_punkt
+from tests.data.text.test_sentences import write_punkt
 
 TEXTS = ["the quick brown fox", "", "jumps ü 🦊 over", "x" * 3000, " \n"]
 

@@ -16,7 +16,7 @@ from mcc.data.filtering import CleanConfig, clean
 from mcc.data.presets import find_preset, presets
 from mcc.data.tokenizer import load_tokenizer
 from tests.data.conftest import Write, read
-from tests.data.test_languages import SENTENCES
+from tests.data.text.test_languages import SENTENCES
 
 
 def documents() -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mcc.core.errors import UsageError
-from mcc.data.records import ReadConfig
+from mcc.data.base.records import ReadConfig
 from mcc.data.shuffle import ShuffleConfig, document_keys, shuffle
 from tests.data.conftest import Write, read
 

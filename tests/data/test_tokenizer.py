@@ -15,7 +15,7 @@ from tokenizers import models, pre_tokenizers, trainers
 from mcc.core.errors import MccError, UsageError
 from mcc.core.events import Silent
 from mcc.data.tokenizer import END_OF_TEXT, TokenizerConfig, load_tokenizer, train_tokenizer
-from mcc.data.vocabulary import BERT_TOKENS, byte_level
+from mcc.data.tokens.vocabulary import BERT_TOKENS, byte_level
 from tests.data.conftest import Write
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mcc.core.errors import MccError, UsageError
 from mcc.data import repeated
-from mcc.data.records import ReadConfig
+from mcc.data.base.records import ReadConfig
 from mcc.data.url_rules import KINDS, UrlRules, UrlsConfig
 from mcc.data.urls import urls
 from tests.data.conftest import Write, read

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from mcc.core.errors import MccError, UsageError
-from mcc.data.dump import DumpSource, read_pages
-from mcc.data.records import ReadConfig
+from mcc.data.base.records import ReadConfig
+from mcc.data.mediawiki.dump import DumpSource, read_pages
+from mcc.data.mediawiki.wikitext import WikitextConfig
 from mcc.data.wiki import WikiConfig, read_articles, wiki
-from mcc.data.wikitext import WikitextConfig
 from tests.data.conftest import read
 
 HEAD = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/" xml:lang="de"><siteinfo>
@@ -156,7 +156,7 @@ def test_killed_and_started_again(tmp_path: Path) -> None:
     code = (
         "import os, sys, mcc.data.wiki as w\n"
         "from pathlib import Path\n"
-        "from mcc.data.records import ReadConfig\n"
+        "from mcc.data.base.records import ReadConfig\n"
         "count, real = 0, w.article\n"
         "def article(*given):\n"
         "    global count; count += 1\n"

@@ -52,7 +52,7 @@ class Ftfy(Filter[FtfyOptions]):
         super().__init__(options)
         from ftfy import TextFixerConfig
 
-        from mcc.data.mojibake import FastFixer
+        from mcc.data.text.mojibake import FastFixer
 
         values = asdict(self.options)
         values["unescape_html"] = {"auto": "auto", "yes": True, "no": False}[self.options.unescape_html]

@@ -46,7 +46,7 @@ class Language(Filter[LanguageOptions]):
 
     def __init__(self, options: LanguageOptions | None = None) -> None:
         super().__init__(options)
-        from mcc.data import languages
+        from mcc.data.text import languages
 
         self._engine = languages.make(self.options.engine, self.options.seed, self.options.model)
         if self._engine.languages and self.options.lang not in self._engine.languages:

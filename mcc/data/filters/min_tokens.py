@@ -51,7 +51,7 @@ class MinTokens(Filter[MinTokensOptions]):
         super().__init__(options)
         self._tokenizer: Any = None
         if self.options.tokenizer or self.options.vocab_file:
-            from mcc.data.vocabulary import TokenizerFiles
+            from mcc.data.tokens.vocabulary import TokenizerFiles
 
             given = self.options
             self._tokenizer = TokenizerFiles(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from mcc.data.base.job import Job
 from mcc.data.filtering import CleanConfig, clean_job
-from mcc.data.job import Job
-from mcc.data.stage import Call, Stage
+from mcc.data.pipelines.stage import Call, Stage
 
 
 class Clean(Stage[CleanConfig]):

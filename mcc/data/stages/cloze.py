@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from mcc.data.base.job import Job
 from mcc.data.cloze import ClozeConfig, cloze
-from mcc.data.job import Job
-from mcc.data.stage import Call, Stage, whole
+from mcc.data.pipelines.stage import Call, Stage, whole
 
 
 class Cloze(Stage[ClozeConfig]):

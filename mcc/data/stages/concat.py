@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from mcc.data.base.job import Job
 from mcc.data.concat import ConcatConfig, concat_job
-from mcc.data.job import Job
-from mcc.data.stage import Call, Stage
+from mcc.data.pipelines.stage import Call, Stage
 
 
 class Concat(Stage[ConcatConfig]):

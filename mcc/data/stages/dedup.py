@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from mcc.data.base.job import Job
 from mcc.data.dedup import DedupConfig, Sides, dedup_job
-from mcc.data.job import Job
-from mcc.data.stage import Call, Stage
+from mcc.data.pipelines.stage import Call, Stage
 
 
 class Dedup(Stage[DedupConfig]):

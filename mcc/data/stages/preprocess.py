@@ -7,10 +7,10 @@ from typing import Any
 
 from mcc.core.config import option
 from mcc.core.errors import MccError
-from mcc.data.job import Job
+from mcc.data.base.job import Job
+from mcc.data.pipelines.stage import Call, Stage
 from mcc.data.preprocess import EngineFailure, PreprocessConfig, preprocess_job
-from mcc.data.stage import Call, Stage
-from mcc.data.vocabulary import TokenizerFiles
+from mcc.data.tokens.vocabulary import TokenizerFiles
 
 
 @dataclass(frozen=True, kw_only=True)

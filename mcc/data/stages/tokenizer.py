@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from mcc.data.job import Job
-from mcc.data.stage import Call, Stage, whole
+from mcc.data.base.job import Job
+from mcc.data.pipelines.stage import Call, Stage, whole
 from mcc.data.tokenizer import TokenizerConfig, train_tokenizer
 
 

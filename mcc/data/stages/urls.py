@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mcc.data.job import Job
-from mcc.data.stage import Call, Stage
+from mcc.data.base.job import Job
+from mcc.data.pipelines.stage import Call, Stage
 from mcc.data.urls import UrlsConfig, urls_job
 
 

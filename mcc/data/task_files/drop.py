@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mcc.data.task_texts import TaskTexts
+from mcc.data.ngrams.task_texts import TaskTexts
 
 
 class Drop(TaskTexts):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from mcc.core.errors import MccError, UsageError, nearest
-from mcc.data.task_texts import TaskTexts, follow
+from mcc.data.ngrams.task_texts import TaskTexts, follow
 
 _EXAMPLE = "lm-eval:hellaswag"
 

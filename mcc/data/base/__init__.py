@@ -1,0 +1,1 @@
+"""What every step stands on: records, blocks, jobs, the folder of work under way, outputs."""

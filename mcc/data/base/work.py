@@ -1,0 +1,225 @@
+"""The hidden folder of a job under way: what its phases wrote, and a journal of the blocks that are done.
+
+`.OUT.work/key.json` says what it belongs to. A phase has a folder, and in it one for each shard (`00000` when there is
+one machine) with a file a stream and `journal`: a line of JSON a block, written when the block's bytes are in the
+files, with the sizes of the files and the counts so far. What a killed run wrote behind its last line is cut off.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Protocol
+
+import mcc
+from mcc.core.errors import MccError
+from mcc.core.files import remove, write_text
+from mcc.data.base.part import Done, totals
+
+_KEY, _JOURNAL, _LOCK = "key.json", "journal", "lock"
+
+
+class Placed(Protocol):
+    """Where an output comes from: a phase's stream, or a file in the folder."""
+
+    @property
+    def phase(self) -> str | None: ...
+    @property
+    def stream(self) -> str | None: ...
+    @property
+    def file(self) -> str | None: ...
+
+
+class Work:
+    """The folder of one job; picklable, so that worker processes and machines find its files.
+
+    Attributes:
+        folder: its path.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.started = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of this run."""
+        return time.perf_counter() - self.started
+
+    def path(self, name: str) -> Path:
+        """A file of a `Single` phase's own."""
+        folder = self.folder / "files"
+        folder.mkdir(exist_ok=True)
+        return folder / name
+
+    def shard(self, phase: str, rank: int) -> Path:
+        """The folder of a shard of a phase."""
+        return self.folder / phase / f"{rank:05d}"
+
+    def parts(self, phase: str, stream: str) -> list[Path]:
+        """The files of a stream, in order."""
+        return sorted((self.folder / phase).glob(f"*/{stream}"))
+
+    def counts(self, phase: str) -> Counter[str]:
+        """The counts of a phase, over all its shards."""
+        return totals(
+            entry["counts"] for entry in map(_last_entry, sorted((self.folder / phase).glob("*/" + _JOURNAL)))
+        )
+
+    def done(self, phase: str, rank: int = 0) -> Counter[str] | None:
+        """The counts of a shard when it is finished."""
+        entry = _last_entry(self.shard(phase, rank) / _JOURNAL)
+        return Counter(entry["counts"]) if entry.get("end") else None
+
+    def set_done(self, phase: str, counts: Mapping[str, int]) -> None:
+        """Say that a phase of one process is finished."""
+        folder = self.shard(phase, 0)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / _JOURNAL, json.dumps({"counts": dict(counts), "end": True}) + "\n")
+
+    def size_of(self, output: Placed) -> int:
+        """Bytes that an output will have, before it is converted."""
+        return sum(path.stat().st_size for path in self.files_of(output) if path.exists())
+
+    def files_of(self, output: Placed) -> list[Path]:
+        """The files whose contents, one after the other, are an output."""
+        if output.file is not None:
+            return [self.path(output.file)]
+        assert output.phase is not None and output.stream is not None
+        return self.parts(output.phase, output.stream)
+
+
+@contextmanager
+def opened(output: Path, key: Any, keep: bool = False) -> Iterator[Work]:
+    """The folder of the job that writes `output`; what an earlier run of the same job left in it is kept.
+
+    It is deleted when the block ends well or with an error, and stays when the process is interrupted or killed.
+    With `keep` it stays on an error too: of many shards one may have failed.
+
+    Raises:
+        MccError: another process writes the same output, or the folder cannot be made.
+    """
+    folder = work_path(output)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / _LOCK).open("w")
+    except OSError as error:
+        raise MccError(f"cannot write {output}: {error.strerror}", "choose another output path") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise MccError(f"another process is writing {output}", "wait for it, or choose another path") from None
+        prepare(folder, key)
+        try:
+            yield Work(folder)
+        except Exception:
+            if not keep:
+                remove(folder)
+            raise
+        remove(folder)
+
+
+def work_path(output: Path) -> Path:
+    """Where the job that writes `output` keeps what it has done."""
+    return output.with_name(f".{output.name}.work")
+
+
+def prepare(folder: Path, key: Any) -> None:
+    """Empty the folder unless it is this job's."""
+    wanted = json.dumps([mcc.__version__, key], default=str)
+    path = folder / _KEY
+    if path.exists() and path.read_text(encoding="utf-8") == wanted:
+        return
+    for found in folder.iterdir():
+        if found.name != _LOCK:
+            remove(found)
+    write_text(path, wanted)
+
+
+class ShardFiles:
+    """The files of one shard of a phase, and its journal.
+
+    Attributes:
+        last: place of the last whole block, None at the start.
+        size: bytes of the input that are done.
+    """
+
+    def __init__(self, work: Work, phase: str, rank: int, streams: tuple[str, ...]) -> None:
+        self._folder = work.shard(phase, rank)
+        self._streams = streams
+        self.last: tuple[int, int] | None = None
+        self.size = 0
+        self._counts: Counter[str] = Counter()
+        self._files: dict[str, IO[bytes]] = {}
+
+    def __enter__(self) -> ShardFiles:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        journal = self._folder / _JOURNAL
+        entry = _last_entry(journal)
+        sizes = entry.get("sizes", {})
+        # After a power cut a file may be shorter than the journal says.
+        present = {name: path.stat().st_size for name in self._streams if (path := self._folder / name).exists()}
+        if any(present.get(name, 0) < sizes.get(name, 0) for name in self._streams) or not entry["place"]:
+            entry = {"place": None, "sizes": {}, "counts": {}, "size": 0}
+            journal.unlink(missing_ok=True)
+        self.last = tuple(entry["place"]) if entry["place"] else None
+        self.size = entry["size"]
+        self._counts.update(entry["counts"])
+        for name in self._streams:
+            self._files[name] = (self._folder / name).open("ab", buffering=0)
+            self._files[name].truncate(entry["sizes"].get(name, 0))
+        self._journal = journal.open("ab", buffering=0)
+        return self
+
+    def add(self, unit: int, part: int, size: int, done: Done) -> None:
+        """Append what a block gave."""
+        for name, raw in done.streams.items():
+            written = memoryview(raw)
+            while written:
+                written = written[self._files[name].write(written) :]
+        self._counts.update(done.counts)
+        self.size += size
+        self.last = (unit, part)
+        self._note(False)
+
+    def end(self) -> None:
+        """Say that the shard is finished."""
+        self._note(True)
+
+    def _note(self, end: bool) -> None:
+        sizes = {name: file.tell() for name, file in self._files.items()}
+        entry = {"place": self.last, "sizes": sizes, "counts": self._counts, "size": self.size, "end": end}
+        self._journal.write(json.dumps(entry).encode() + b"\n")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for file in self._files.values():
+            file.close()
+        self._journal.close()
+
+
+def _last_entry(journal: Path) -> dict[str, Any]:
+    """The last whole line of a journal."""
+    nothing: dict[str, Any] = {"place": None, "sizes": {}, "counts": {}, "size": 0}
+    if not journal.exists():
+        return nothing
+    with journal.open("rb") as file:
+        file.seek(0, 2)
+        end = file.tell()
+        # Counts have few keys: the last two lines are in here.
+        file.seek(max(end - (1 << 16), 0))
+        lines = file.read().split(b"\n")
+    for line in reversed(lines[:-1]):
+        try:
+            return {**nothing, **json.loads(line)}
+        except json.JSONDecodeError:
+            continue
+    return nothing

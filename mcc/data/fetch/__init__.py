@@ -1,0 +1,1 @@
+"""What `mcc data get` knows and how it loads it."""

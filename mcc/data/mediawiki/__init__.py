@@ -1,0 +1,1 @@
+"""How MediaWiki's dumps and wikitext are read."""

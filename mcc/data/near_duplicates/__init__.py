@@ -1,0 +1,1 @@
+"""How near-duplicates are found: shingles, sketches, candidates, exact comparison."""

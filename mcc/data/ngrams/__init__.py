@@ -1,0 +1,1 @@
+"""How copies of evaluation texts are found and cut out."""

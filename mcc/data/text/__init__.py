@@ -1,0 +1,1 @@
+"""What is known about a text: its language, its encoding's history, its sentences."""

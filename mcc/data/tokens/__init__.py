@@ -1,0 +1,1 @@
+"""Vocabularies, tokenizer engines, and the files of tokens."""
