@@ -22,8 +22,8 @@ from corpora import debian_docs
 from measure import cpu, row
 
 from mcc.data.filtering import CleanConfig, clean
-from mcc.data.languages import Langdetect, make
-from mcc.data.mojibake import FastFixer
+from mcc.data.text.languages import Langdetect, make
+from mcc.data.text.mojibake import FastFixer
 from mcc.data.tokenizer import TokenizerConfig, train_tokenizer
 
 MEGABYTES = 30

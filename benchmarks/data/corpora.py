@@ -24,7 +24,7 @@ from pathlib import Path
 import orjson
 
 from mcc.core.files import atomic_path
-from mcc.data.plaintext import pack
+from mcc.data.base.plaintext import pack
 
 # Package, folder inside it, ending of its files, and how many of its documents are taken (a share).
 _PACKAGES = (

@@ -27,7 +27,7 @@ from corpora import debian_docs
 from measure import cpu, row
 
 from mcc.data.dedup import DedupConfig, dedup
-from mcc.data.shingles import jaccard, windows
+from mcc.data.near_duplicates.shingles import jaccard, windows
 
 MEGABYTES = 30
 THRESHOLD = 0.8

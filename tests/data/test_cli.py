@@ -209,6 +209,7 @@ OTHERWISE = {
     "lists",
     "task_key",
     "tokenizer_type",
+    "special_tokens",
 }
 
 
