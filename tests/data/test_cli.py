@@ -198,19 +198,9 @@ CONFIGS = {
 }
 # Shown in words, or set under another name.
 OTHERWISE = {
-    "key",
-    "bands",
-    "rows",
-    "lang",
-    "min_tokens",
-    "rejects",
-    "text_key",
-    "json_keys",
-    "lists",
-    "task_key",
-    "tokenizer_type",
-    "special_tokens",
-}
+    "key", "bands", "rows", "lang", "min_tokens", "rejects", "text_key", "json_keys", "lists", "task_key",
+    "tokenizer_type", "special_tokens", "sentence_splitter", "punkt",
+}  # fmt: skip
 
 
 def test_the_help_tells_the_defaults_of_the_configuration() -> None:
