@@ -16,7 +16,7 @@ from mcc.ckpt.format import detect
 from mcc.ckpt.source import Meta, Source
 from mcc.ckpt.tokenizer_files import check_vocabulary
 from mcc.core.errors import MccError
-from mcc.models.base.axis import TensorAxis
+from mcc.models.base.axes import Axes
 from mcc.models.base.config import ModelConfig
 from mcc.models.base.family import families
 from mcc.models.base.forms import pad_rows
@@ -65,7 +65,7 @@ def build_model(source: Source, dtype: torch.dtype = torch.float32) -> Stage:
     """The whole model of `source`, in eval mode; rows of the vocabulary's padding are zero."""
     config = source.meta.config
     with torch.device("meta"):  # no memory and no initialisation for what is replaced at once
-        model = families.get(config.family)().build(config, TensorAxis(), range(config.num_layers))
+        model = families.get(config.family)().build(config, Axes(), range(config.num_layers))
     model = model.to(dtype).to_empty(device="cpu").eval()
     own = dict(model.named_parameters())
     with torch.no_grad():

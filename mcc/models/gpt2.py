@@ -9,7 +9,7 @@ from mcc.models.base.config import ModelConfig
 from mcc.models.base.family import Family, Param
 
 if TYPE_CHECKING:
-    from mcc.models.base.axis import TensorAxis
+    from mcc.models.base.axes import Axes
     from mcc.models.base.transformer import Stage
 
 _HF = "transformer.h.{i}"
@@ -127,10 +127,8 @@ class GPT2(Family):
             init_std=float(values.get("initializer_range", 0.02)),  # type: ignore[arg-type]
         )
 
-    def build(
-        self, config: ModelConfig, axis: TensorAxis, layers: range, first: bool = True, last: bool = True
-    ) -> Stage:
+    def build(self, config: ModelConfig, axes: Axes, layers: range, first: bool = True, last: bool = True) -> Stage:
         """A pipeline stage of a GPT."""
         from mcc.models.base.transformer import Stage
 
-        return Stage(config, axis, layers, first, last)
+        return Stage(config, axes, layers, first, last)

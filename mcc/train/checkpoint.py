@@ -80,7 +80,7 @@ def load_weights(engine: Engine, path: Path) -> None:
     check_same_model(source.meta.config, engine.config.model, path)
     with torch.no_grad():
         for name, parameter in engine.parameters.items():
-            parameter.copy_(local(source.read(name), engine.family.row(name), engine.config.model, engine.axis))
+            parameter.copy_(local(source.read(name), engine.family.row(name), engine.config.model, engine.axes))
 
 
 def check_same_model(theirs: ModelConfig, ours: ModelConfig, where: Path) -> None:
@@ -143,7 +143,7 @@ def _load(engine: Engine, folder: Path, stored_rows: int) -> None:
     for key, (whole, tensor) in repadded.items():
         row = engine.family.row(_name(key))
         real = whole[: engine.config.model.vocab_size]
-        tensor.copy_(local(real, row, engine.config.model, engine.axis))
+        tensor.copy_(local(real, row, engine.config.model, engine.axes))
 
 
 def _restore_codecs(engine: Engine, saved: dict[str, Tensor]) -> None:
@@ -157,7 +157,7 @@ def _restore_codecs(engine: Engine, saved: dict[str, Tensor]) -> None:
             codecs[key].load_state_dict(state)
             continue
         # A tensor-parallel stream is made when its shape is first seen: keep its state until then.
-        for site, place in (("tp.forward/", engine.axis.forward), ("tp.backward/", engine.axis.backward)):
+        for site, place in (("tp.forward/", engine.axes.forward), ("tp.backward/", engine.axes.backward)):
             if key.startswith(site):
                 place.waiting[key.removeprefix(site)] = state
                 break

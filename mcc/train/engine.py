@@ -23,7 +23,7 @@ from mcc.train.config import TrainConfig
 from mcc.train.parallel.gradients import GradSync, clip_, sync_tied
 from mcc.train.parallel.mesh import Mesh
 from mcc.train.parallel.pipeline import Pipeline
-from mcc.train.parallel.tensor import Clock, ParallelAxis
+from mcc.train.parallel.tensor import Clock, ParallelAxes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +47,9 @@ class Engine:
         self.config, self.mesh, self.clock = config, mesh, Clock(config.run.train_iters)
         compress = parse_all(config.compress)
         self.family = families.get(config.model.family)()
-        self.axis = ParallelAxis(mesh, compress, self.clock)
+        self.axes = ParallelAxes(mesh, compress, self.clock)
         layers = mesh.layers(config.model.num_layers)
-        self.module: Stage = self.family.build(config.model, self.axis, layers, mesh.first, mesh.last)
+        self.module: Stage = self.family.build(config.model, self.axes, layers, mesh.first, mesh.last)
         initialize(self.module, self.family, config.run.seed)
         self.parameters: dict[str, nn.Parameter] = dict(self.module.named_parameters())
         self.optimizer = optim.build(self.parameters, config.optim)
@@ -101,7 +101,7 @@ class Engine:
     def evaluate(self, batches: list[tuple[Tensor, Tensor]]) -> float:
         """The mean loss over batches, nothing compressed and nothing counted."""
         self.module.eval()
-        with self.axis.dense(), self.mesh.wire.paused():
+        with self.axes.dense(), self.mesh.wire.paused():
             losses = [self._mean(self.pipeline.evaluate(tokens, targets)) for tokens, targets in batches]
         self.module.train()
         return sum(losses) / len(losses)
@@ -110,15 +110,15 @@ class Engine:
         """Every codec in use on this rank, by site and key."""
         found: dict[str, Codec] = dict(self.pipeline.ends)
         for site, streams in (
-            ("tp.forward", self.axis.forward.codecs()),
-            ("tp.backward", self.axis.backward.codecs()),
+            ("tp.forward", self.axes.forward.codecs()),
+            ("tp.backward", self.axes.backward.codecs()),
             ("dp.grad", self.sync.codecs()),
         ):
             found.update({f"{site}/{key}": codec for key, codec in streams.items()})
         return found
 
     def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return cross_entropy(logits, targets, self.axis, self.config.model.vocab_size).mean()
+        return cross_entropy(logits, targets, self.axes, self.config.model.vocab_size).mean()
 
     def _mean(self, loss: float) -> float:
         """The mean over the replicas of the last stage's loss, on every rank; control traffic, not counted."""

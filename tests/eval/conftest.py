@@ -13,7 +13,7 @@ import torch
 
 from mcc.eval.loading import Loaded
 from mcc.eval.tokenizer import TextTokenizer
-from mcc.models.base.axis import TensorAxis
+from mcc.models.base.axes import Axes
 from mcc.models.base.config import ModelConfig
 from mcc.models.base.family import families
 from mcc.models.base.forms import FORMS
@@ -61,7 +61,7 @@ def config() -> ModelConfig:
 def model(config: ModelConfig) -> Stage:
     """Weights large enough that predictions differ from position to position."""
     torch.manual_seed(0)
-    stage = families.get(config.family)().build(config, TensorAxis(), range(config.num_layers))
+    stage = families.get(config.family)().build(config, Axes(), range(config.num_layers))
     with torch.no_grad():
         for name, parameter in stage.named_parameters():
             parameter.normal_(std=0.3)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mcc.core.errors import MccError, UsageError
-from mcc.models.base.axis import TensorAxis
+from mcc.models.base.axes import Axes
 from mcc.models.base.config import ModelConfig
 from mcc.models.base.family import families, global_shape
 from mcc.models.base.forms import FORMS
@@ -31,7 +31,7 @@ def pair(sizes: dict[str, int]) -> tuple[ModelConfig, torch.nn.Module, Any]:
     theirs = GPT2LMHeadModel(GPT2Config(**family.to_hf_config(config), bos_token_id=None, eos_token_id=None)).eval()
     for parameter in theirs.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    ours = family.build(config, TensorAxis(), range(config.num_layers))
+    ours = family.build(config, Axes(), range(config.num_layers))
     state, own = theirs.state_dict(), dict(ours.named_parameters())
     with torch.no_grad():
         for name, row, layer in family.table(config):
@@ -77,7 +77,7 @@ def test_stages_in_a_row_are_the_whole_model() -> None:
     config, whole, _ = pair(SIZES[0])
     family = families.get("gpt2")()
     stages = [
-        family.build(config, TensorAxis(), layers, first=layers.start == 0, last=layers.stop == 3)
+        family.build(config, Axes(), layers, first=layers.start == 0, last=layers.stop == 3)
         for layers in (range(1), range(1, 3))
     ]
     state = whole.state_dict()
@@ -94,7 +94,7 @@ def test_stages_in_a_row_are_the_whole_model() -> None:
 def test_table_is_the_model() -> None:
     config = ModelConfig(**SIZES[3])  # type: ignore[arg-type]
     family = families.get("gpt2")()
-    model = family.build(config, TensorAxis(), range(config.num_layers))
+    model = family.build(config, Axes(), range(config.num_layers))
     rows = config.padded_vocab_size(1)
     table = {name: global_shape(row, config, rows) for name, row, _ in family.table(config)}
     assert {name: tuple(p.shape) for name, p in model.named_parameters()} == table
@@ -110,7 +110,7 @@ def test_configuration_round_trip() -> None:
 
 
 def test_tensor_parallelism_must_divide_the_heads() -> None:
-    class Three(TensorAxis):
+    class Three(Axes):
         size = 3
 
     config = ModelConfig(vocab_size=8, num_attention_heads=4, hidden_size=24)

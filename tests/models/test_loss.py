@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from mcc.models.base.axis import TensorAxis
+from mcc.models.base.axes import Axes
 from mcc.models.base.loss import cross_entropy
 from tests.ranks import run_ranks
 
@@ -23,7 +23,7 @@ def test_equals_torch(padding: int, scale: float) -> None:
     ours = logits.clone().requires_grad_()
     theirs = logits.clone().requires_grad_()
     before = ours.detach().clone()
-    loss = cross_entropy(ours, targets, TensorAxis(), vocab)
+    loss = cross_entropy(ours, targets, Axes(), vocab)
     expected = F.cross_entropy(theirs[..., :vocab].flatten(0, 1), targets.flatten(), reduction="none").view(2, 6)
     torch.testing.assert_close(loss, expected, atol=1e-4 if scale > 1 else 1e-6, rtol=1e-6)
     assert torch.equal(ours.detach(), before), "the logits were changed in place"
@@ -38,13 +38,13 @@ def test_equals_torch(padding: int, scale: float) -> None:
 def test_padding_rows_take_no_probability() -> None:
     logits = torch.zeros(1, 8)
     logits[0, 5:] = 100.0
-    loss = cross_entropy(logits, torch.tensor([2]), TensorAxis(), vocab_size=5)
+    loss = cross_entropy(logits, torch.tensor([2]), Axes(), vocab_size=5)
     assert loss.item() == pytest.approx(torch.log(torch.tensor(5.0)).item())
 
 
 def test_keeps_the_dtype_of_the_gradient() -> None:
     logits = torch.randn(4, 9).bfloat16().requires_grad_()
-    loss = cross_entropy(logits, torch.tensor([0, 1, 2, 8]), TensorAxis(), 9)
+    loss = cross_entropy(logits, torch.tensor([0, 1, 2, 8]), Axes(), 9)
     assert loss.dtype == torch.float32
     loss.sum().backward()
     assert logits.grad.dtype == torch.bfloat16
@@ -52,7 +52,7 @@ def test_keeps_the_dtype_of_the_gradient() -> None:
     torch.testing.assert_close(loss, expected)
 
 
-class TwoRanks(TensorAxis):
+class TwoRanks(Axes):
     """The statistics of two ranks joined by gloo."""
 
     size = 2
@@ -71,9 +71,9 @@ class TwoRanks(TensorAxis):
 
 def half_of(logits: torch.Tensor, targets: torch.Tensor, vocab: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(loss, gradient) of this rank's half of the logits."""
-    axis = TwoRanks()
-    half = logits.chunk(2, dim=-1)[axis.rank].clone().requires_grad_()
-    loss = cross_entropy(half, targets, axis, vocab)
+    axes = TwoRanks()
+    half = logits.chunk(2, dim=-1)[axes.rank].clone().requires_grad_()
+    loss = cross_entropy(half, targets, axes, vocab)
     loss.sum().backward()
     return loss.detach(), half.grad
 

@@ -16,7 +16,7 @@ from mcc.core.plugins import Kind
 from mcc.models.base.config import ModelConfig
 
 if TYPE_CHECKING:
-    from mcc.models.base.axis import TensorAxis
+    from mcc.models.base.axes import Axes
     from mcc.models.base.transformer import Stage
 
 Where = Literal["first", "layer", "last"]
@@ -73,9 +73,7 @@ class Family(ABC):
         """
         raise NotImplementedError
 
-    def build(
-        self, config: ModelConfig, axis: TensorAxis, layers: range, first: bool = True, last: bool = True
-    ) -> Stage:
+    def build(self, config: ModelConfig, axes: Axes, layers: range, first: bool = True, last: bool = True) -> Stage:
         """A pipeline stage's module with this rank's shards, not yet initialised (see `initialize`)."""
         raise NotImplementedError
 

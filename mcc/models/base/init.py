@@ -7,7 +7,7 @@ import zlib
 import torch
 from torch import Tensor
 
-from mcc.models.base.axis import TensorAxis
+from mcc.models.base.axes import Axes
 from mcc.models.base.config import ModelConfig
 from mcc.models.base.family import Family, Param, global_shape
 from mcc.models.base.forms import pad_rows, shard
@@ -24,11 +24,11 @@ def fresh(name: str, row: Param, config: ModelConfig, seed: int) -> Tensor:
     return torch.randn(shape, generator=generator) * std
 
 
-def local(tensor: Tensor, row: Param, config: ModelConfig, axis: TensorAxis) -> Tensor:
-    """What the rank of `axis` holds of a whole, unpadded parameter: padded to the layout's vocabulary, then sharded."""
+def local(tensor: Tensor, row: Param, config: ModelConfig, axes: Axes) -> Tensor:
+    """What the rank of `axes` holds of a whole, unpadded parameter: padded to the layout's vocabulary, then sharded."""
     if row.shape[0] == "V":
-        tensor = pad_rows(tensor, config.padded_vocab_size(axis.size))
-    return shard(tensor, row.tp_dim, axis.rank, axis.size)
+        tensor = pad_rows(tensor, config.padded_vocab_size(axes.size))
+    return shard(tensor, row.tp_dim, axes.rank, axes.size)
 
 
 @torch.no_grad()
@@ -36,4 +36,4 @@ def initialize(stage: Stage, family: Family, seed: int) -> None:
     """Fill a stage's parameters from `seed`."""
     for name, parameter in stage.named_parameters():
         row = family.row(name)
-        parameter.copy_(local(fresh(name, row, stage.config, seed), row, stage.config, stage.axis))
+        parameter.copy_(local(fresh(name, row, stage.config, seed), row, stage.config, stage.axes))

@@ -10,26 +10,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mcc.models.base.axis import TensorAxis
+from mcc.models.base.axes import Axes
 
 
 class _VocabParallel(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: Tensor, axis: TensorAxis, vocab_size: int) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, axes: Axes, vocab_size: int) -> Tensor:
         rows = logits.shape[-1]
-        first = axis.rank * rows
+        first = axes.rank * rows
         scores = logits.float()
         real = max(0, min(rows, vocab_size - first))
         if real < rows:  # padding rows are no tokens
             scores = scores.clone() if scores is logits else scores
             scores[..., real:] = -torch.inf
-        top = axis.max_(scores.amax(-1))
+        top = axes.max_(scores.amax(-1))
         exp = (scores - top.unsqueeze(-1)).exp_()
         local = targets - first
         here = (local >= 0) & (local < rows)
         index = local.clamp(0, rows - 1).unsqueeze(-1)
         picked = (scores.gather(-1, index).squeeze(-1) - top).masked_fill(~here, 0.0)
-        total, picked = axis.sum_(torch.stack([exp.sum(-1), picked]))  # one message for both
+        total, picked = axes.sum_(torch.stack([exp.sum(-1), picked]))  # one message for both
         ctx.save_for_backward(exp.div_(total.unsqueeze(-1)), index, here)
         ctx.dtype = logits.dtype
         return total.log() - picked
@@ -41,14 +41,14 @@ class _VocabParallel(torch.autograd.Function):
         return (grad * grads[0].unsqueeze(-1)).to(ctx.dtype), None, None, None
 
 
-def cross_entropy(logits_NV: Tensor, targets_N: Tensor, axis: TensorAxis, vocab_size: int) -> Tensor:
+def cross_entropy(logits_NV: Tensor, targets_N: Tensor, axes: Axes, vocab_size: int) -> Tensor:
     """Per-position cross-entropy [N] in nats.
 
     Args:
         logits_NV: this rank's slice [..., V/P] of the logits.
         targets_N: global token ids [...], each below `vocab_size`.
-        axis: the tensor-parallel axis.
+        axes: the parallel axes.
         vocab_size: tokens without padding; padded logits count as minus infinity.
     """
-    loss: Tensor = _VocabParallel.apply(logits_NV, targets_N, axis, vocab_size)
+    loss: Tensor = _VocabParallel.apply(logits_NV, targets_N, axes, vocab_size)
     return loss

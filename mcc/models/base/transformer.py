@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mcc.models.base.axis import TensorAxis
+from mcc.models.base.axes import Axes
 from mcc.models.base.config import ModelConfig
 
 
@@ -41,34 +41,34 @@ class Norm(Weights):
 class ColumnParallel(Weights):
     """A linear layer whose outputs are sharded: x[B, T, in] replicated -> [B, T, out/P]."""
 
-    def __init__(self, inputs: int, outputs: int, axis: TensorAxis, key: str) -> None:
-        super().__init__(outputs // axis.size, inputs, bias=outputs // axis.size)
-        self.axis, self.key = axis, key
+    def __init__(self, inputs: int, outputs: int, axes: Axes, key: str) -> None:
+        super().__init__(outputs // axes.size, inputs, bias=outputs // axes.size)
+        self.axes, self.key = axes, key
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(self.axis.enter(x, self.key), self.weight, self.bias)
+        return F.linear(self.axes.enter(x, self.key), self.weight, self.bias)
 
 
 class RowParallel(Weights):
     """A linear layer whose inputs are sharded: x[B, T, in/P] -> [B, T, out] replicated; the bias is added once."""
 
-    def __init__(self, inputs: int, outputs: int, axis: TensorAxis, key: str) -> None:
-        super().__init__(outputs, inputs // axis.size, bias=outputs)
-        self.axis, self.key = axis, key
+    def __init__(self, inputs: int, outputs: int, axes: Axes, key: str) -> None:
+        super().__init__(outputs, inputs // axes.size, bias=outputs)
+        self.axes, self.key = axes, key
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.axis.leave(F.linear(x, self.weight), self.key) + self.bias
+        return self.axes.leave(F.linear(x, self.weight), self.key) + self.bias
 
 
 class Attention(nn.Module):
     """Causal self-attention over this rank's heads."""
 
-    def __init__(self, config: ModelConfig, axis: TensorAxis, key: str) -> None:
+    def __init__(self, config: ModelConfig, axes: Axes, key: str) -> None:
         super().__init__()
         D = config.hidden_size
-        self.heads, self.head_dim = config.num_attention_heads // axis.size, config.head_dim
-        self.qkv = ColumnParallel(D, 3 * D, axis, f"{key}.qkv")
-        self.out = RowParallel(D, D, axis, f"{key}.out")
+        self.heads, self.head_dim = config.num_attention_heads // axes.size, config.head_dim
+        self.qkv = ColumnParallel(D, 3 * D, axes, f"{key}.qkv")
+        self.out = RowParallel(D, D, axes, f"{key}.out")
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         B, T, _ = x_BTD.shape
@@ -81,10 +81,10 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """D -> F -> D with GELU (tanh form, as GPT-2)."""
 
-    def __init__(self, config: ModelConfig, axis: TensorAxis, key: str) -> None:
+    def __init__(self, config: ModelConfig, axes: Axes, key: str) -> None:
         super().__init__()
-        self.up = ColumnParallel(config.hidden_size, config.ffn_size, axis, f"{key}.up")
-        self.down = RowParallel(config.ffn_size, config.hidden_size, axis, f"{key}.down")
+        self.up = ColumnParallel(config.hidden_size, config.ffn_size, axes, f"{key}.up")
+        self.down = RowParallel(config.ffn_size, config.hidden_size, axes, f"{key}.down")
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         return self.down(F.gelu(self.up(x_BTD), approximate="tanh"))
@@ -93,12 +93,12 @@ class MLP(nn.Module):
 class Layer(nn.Module):
     """A pre-LN Transformer layer."""
 
-    def __init__(self, config: ModelConfig, axis: TensorAxis, index: int) -> None:
+    def __init__(self, config: ModelConfig, axes: Axes, index: int) -> None:
         super().__init__()
         self.norm1 = Norm(config)
-        self.attention = Attention(config, axis, f"layers.{index}.attention")
+        self.attention = Attention(config, axes, f"layers.{index}.attention")
         self.norm2 = Norm(config)
-        self.mlp = MLP(config, axis, f"layers.{index}.mlp")
+        self.mlp = MLP(config, axes, f"layers.{index}.mlp")
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         x_BTD = x_BTD + self.attention(self.norm1(x_BTD))
@@ -108,24 +108,24 @@ class Layer(nn.Module):
 class Embedding(nn.Module):
     """Token embedding sharded over the vocabulary, and learned positions; the last stage has the tokens alone."""
 
-    def __init__(self, config: ModelConfig, axis: TensorAxis, positions: bool) -> None:
+    def __init__(self, config: ModelConfig, axes: Axes, positions: bool) -> None:
         super().__init__()
-        self.axis = axis
-        self.rows = config.padded_vocab_size(axis.size) // axis.size
+        self.axes = axes
+        self.rows = config.padded_vocab_size(axes.size) // axes.size
         self.tokens = Weights(self.rows, config.hidden_size)
         self.positions = Weights(config.seq_length, config.hidden_size) if positions else None
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
-        local = tokens_BT - self.axis.rank * self.rows
+        local = tokens_BT - self.axes.rank * self.rows
         elsewhere = (local < 0) | (local >= self.rows)
         found = F.embedding(local.masked_fill(elsewhere, 0), self.tokens.weight)
-        tokens = self.axis.sum_vocab(found.masked_fill(elsewhere.unsqueeze(-1), 0.0))
+        tokens = self.axes.sum_vocab(found.masked_fill(elsewhere.unsqueeze(-1), 0.0))
         assert self.positions is not None
         return tokens + self.positions.weight[: tokens_BT.shape[1]]
 
     def logits(self, x_BTD: Tensor) -> Tensor:
         """This rank's slice of the output layer, tied to the tokens: [B, T, V/P]."""
-        return F.linear(self.axis.enter_vocab(x_BTD), self.tokens.weight)
+        return F.linear(self.axes.enter_vocab(x_BTD), self.tokens.weight)
 
 
 class Stage(nn.Module):
@@ -134,12 +134,12 @@ class Stage(nn.Module):
     forward: tokens[B, T] (first) or hidden states[B, T, D] -> hidden states, or this rank's logits[B, T, V/P] (last).
     """
 
-    def __init__(self, config: ModelConfig, axis: TensorAxis, layers: range, first: bool, last: bool) -> None:
+    def __init__(self, config: ModelConfig, axes: Axes, layers: range, first: bool, last: bool) -> None:
         super().__init__()
-        config.require_tp(axis.size)
-        self.config, self.axis, self.first, self.last = config, axis, first, last
-        self.embedding = Embedding(config, axis, positions=first) if first or last else None
-        self.layers = nn.ModuleDict({str(i): Layer(config, axis, i) for i in layers})
+        config.require_tp(axes.size)
+        self.config, self.axes, self.first, self.last = config, axes, first, last
+        self.embedding = Embedding(config, axes, positions=first) if first or last else None
+        self.layers = nn.ModuleDict({str(i): Layer(config, axes, i) for i in layers})
         self.final_norm = Norm(config) if last else None
 
     def forward(self, x: Tensor) -> Tensor:

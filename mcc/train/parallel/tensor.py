@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mcc.models.base.axis import TensorAxis
+from mcc.models.base.axes import Axes
 from mcc.train.compress.codec import Codec, Context, TensorSpec
 from mcc.train.compress.collective import Collective, CompressedSum
 from mcc.train.compress.spec import CodecSpec
@@ -88,7 +88,7 @@ class Site:
         return {f"{key}/{name}": c for key, stream in self.streams.items() for name, c in stream.codecs().items()}
 
 
-class ParallelAxis(TensorAxis):
+class ParallelAxes(Axes):
     """The tensor-parallel axis over a mesh."""
 
     def __init__(self, mesh: Mesh, compress: Mapping[str, CodecSpec], clock: Clock) -> None:

@@ -1,0 +1,85 @@
+"""The parallel axes as a model sees them. Here each has a single rank; `mcc.train.parallel` has the rest.
+
+B batch   T tokens here   D hidden size   np heads here   ng key/value heads here   hd channels of a head
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Axes:
+    """Where a layer enters and leaves its sharded region (Megatron-LM's f and g, arXiv 1909.08053), and attention.
+
+    `key` names the place in the model; each place that compresses keeps its own codec state under it.
+
+    Attributes:
+        size, rank: of tensor parallelism.
+        sequence: whether the hidden states between the sharded regions are sharded over the tokens too (Megatron-LM's
+            sequence parallelism, arXiv 2205.05198): `enter` then gathers tokens and `leave` scatters them.
+    """
+
+    size: int = 1
+    rank: int = 0
+    sequence: bool = False
+
+    def enter(self, x: Tensor, key: str) -> Tensor:
+        """f: the identity forward, the sum over ranks backward. x is replicated."""
+        return x
+
+    def leave(self, x: Tensor, key: str) -> Tensor:
+        """g: the sum over ranks forward, the identity backward. x is this rank's partial sum."""
+        return x
+
+    def sum_vocab(self, x: Tensor) -> Tensor:
+        """g for the vocabulary-parallel embedding: never compressed (most of it is zeros)."""
+        return x
+
+    def enter_vocab(self, x: Tensor) -> Tensor:
+        """f for the vocabulary-parallel output layer: never compressed."""
+        return x
+
+    def own_tokens(self, x: Tensor) -> Tensor:
+        """With `sequence`, this rank's tokens of x[B, T, ...], which all ranks computed alike; else x."""
+        return x
+
+    def all_tokens(self, x: Tensor) -> Tensor:
+        """With `sequence`, x[B, T/P, D] of all ranks as [B, T, D], for what every rank computes alike; else x."""
+        return x
+
+    def positions(self, tokens: int, device: torch.device) -> Tensor:
+        """The global positions of this rank's `tokens` tokens: context parallelism deals them out."""
+        return torch.arange(tokens, device=device)
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, causal: bool, padding: Tensor | None = None, dropout: float = 0.0
+    ) -> Tensor:
+        """Softmax attention of all tokens, those of other context-parallel ranks included.
+
+        Args:
+            q: [B, np, T, hd]. k, v: [B, ng, T, hd]; query head h reads key/value head h // (np / ng).
+            causal: a token sees itself and those before it.
+            padding: [B, T] of bool, True where there is a token to be seen; None: everywhere.
+            dropout: probability that an attention weight is dropped, from torch's current random state.
+
+        Returns:
+            [B, np, T, hd].
+        """
+        mask = None if padding is None else padding[:, None, None, :]
+        if mask is not None and causal:
+            T = q.shape[2]
+            mask = mask & torch.ones(T, T, dtype=torch.bool, device=q.device).tril()
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal and mask is None,
+            enable_gqa=q.shape[1] != k.shape[1],
+        )  # fmt: skip
+
+    def sum_(self, x: Tensor) -> Tensor:
+        """The sum over ranks, in place, outside autograd (cross-entropy's statistics)."""
+        return x
+
+    def max_(self, x: Tensor) -> Tensor:
+        """The maximum over ranks, in place, outside autograd."""
+        return x
