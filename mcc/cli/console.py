@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import math
 import sys
@@ -44,22 +45,31 @@ def print_json(value: Any) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print a table on stdout. A column of numbers is aligned to the right; None is an empty cell."""
-    from rich.box import SIMPLE_HEAD
+    """Print a table on stdout. A column of numbers is aligned to the right; None is an empty cell.
+
+    Without column names (all are empty) there is no line for them.
+    """
     from rich.console import Console
+    from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
 
     cells = [list(row) for row in rows]
-    shown = Table(box=SIMPLE_HEAD, pad_edge=False)
+    shown = Table(box=None, padding=(0, 3, 0, 0), pad_edge=False, show_header=any(columns))
     for index, column in enumerate(columns):
         values = [row[index] for row in cells if row[index] is not None]
         numeric = bool(values) and all(isinstance(value, (int, float)) for value in values)
         shown.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in cells:
         shown.add_row(*(Text(cell(value)) for value in row))
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else _UNBOUNDED_COLUMNS)
-    console.print(Text(title, "bold"), shown)
+    everything = (Text(title, "bold"), Padding(shown, (0, 0, 0, 1), expand=False))
+    if sys.stdout.isatty():
+        Console(file=sys.stdout).print(*everything)
+        return
+    # A pipe or a file gets no spaces behind the cells.
+    text = io.StringIO()
+    Console(file=text, width=_UNBOUNDED_COLUMNS).print(*everything)
+    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in text.getvalue().splitlines()))
 
 
 def cell(value: Any) -> str:

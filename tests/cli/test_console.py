@@ -43,6 +43,15 @@ def test_a_table_in_a_pipe_is_whole_and_plain(capsys: pytest.CaptureFixture[str]
     assert "\x1b" not in "".join(lines)
 
 
+def test_tables_are_lines_that_a_page_can_show(capsys: pytest.CaptureFixture[str]) -> None:
+    console.table("step", ["", ""], [["documents in", 12], ["wrote", "a.jsonl"]])
+    console.table("lengths", ["tokens", "sequences", ""], [["1 - 2", 12345, "█"], ["3", 1, None]])
+    assert capsys.readouterr().out == (
+        "step\n documents in   12\n wrote          a.jsonl\n"
+        "lengths\n tokens   sequences\n 1 - 2       12,345   █\n 3                1\n"
+    )
+
+
 EVENTS = """
 from mcc.cli.console import reporter
 report = reporter()
