@@ -24,20 +24,41 @@ def tokenizer(
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="OUT", help="A .json file, or a folder for tokenizer.json.")
     ],
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="bpe|wordpiece", help="Byte-level BPE (GPT-2), or word pieces (BERT) \\[default: bpe]."),
+    ] = None,
     vocab_size: Annotated[int | None, typer.Option(help="Tokens in the vocabulary \\[default: 4096].")] = None,
     min_frequency: Annotated[int | None, typer.Option(help="Least count of a merged pair \\[default: 2].")] = None,
+    lowercase: Annotated[
+        bool, typer.Option("--lowercase", help="Word pieces without case and accents (bert-base-uncased).")
+    ] = False,
+    max_words: Annotated[
+        int | None,
+        typer.Option(help="Distinct words in memory; of more, rare ones are sampled \\[default: 200000]."),
+    ] = None,
     text_key: steps.TextKey = None,
     on_error: steps.OnError = None,
     max_errors: steps.MaxErrors = None,
     as_json: console.JSON = False,
 ) -> None:
-    """Train a byte-level BPE tokenizer (GPT-2's kind) with the token <|endoftext|>.
+    """Train a tokenizer: byte-level BPE (GPT-2's kind) with the token <|endoftext|>, or BERT's word pieces.
+
+    Word pieces give vocab.txt beside the .json file too. The same documents give the same files.
 
     Example: [cyan]mcc data tokenizer shuffled.jsonl -o tokenizer.json --vocab-size 8192[/]
+
+    Example: [cyan]mcc data tokenizer shuffled.jsonl -o bert --model wordpiece --vocab-size 30522 --lowercase[/]
     """
     from mcc.data.tokenizer import TokenizerConfig, train_tokenizer
 
-    values = steps.given(vocab_size=vocab_size, min_frequency=min_frequency)
+    values = steps.given(
+        model=model,
+        vocab_size=vocab_size,
+        min_frequency=min_frequency,
+        lowercase=lowercase or None,
+        max_words=max_words,
+    )
     values["read"] = steps.read((text_key,) if text_key else None, on_error, max_errors)
     report = train_tokenizer(inputs, output, build(TokenizerConfig, values), console.reporter())
     steps.show(report, as_json, ("characters", report.chars_in), ("vocabulary", report.vocab_size))

@@ -88,11 +88,7 @@ def train_tokenizer(
     Raises:
         MccError: there are no documents.
     """
-    config = config or TokenizerConfig()
-    report = run(tokenizer_job(inputs, output, config), reporter=reporter)
-    if report.vocab_size < config.vocab_size:
-        reporter.warn(f"tokenizer: the documents give {report.vocab_size} tokens, {config.vocab_size} were asked for")
-    return report
+    return run(tokenizer_job(inputs, output, config), reporter=reporter)
 
 
 def tokenizer_job(
@@ -154,7 +150,10 @@ def _train(source: RecordSource, config: TokenizerConfig, work: Work, reporter: 
     if config.model == "wordpiece":
         pieces = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
         work.path("vocab.txt").write_text("".join(f"{piece}\n" for piece, _ in pieces), encoding="utf-8")
-    return {**part.counts, "vocab_size": tokenizer.get_vocab_size()}
+    vocab_size = tokenizer.get_vocab_size()
+    if vocab_size < config.vocab_size:
+        reporter.warn(f"tokenizer: the documents give {vocab_size} tokens, {config.vocab_size} were asked for")
+    return {**part.counts, "vocab_size": vocab_size}
 
 
 def _cut(text: str) -> list[str]:

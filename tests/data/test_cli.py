@@ -149,6 +149,31 @@ def test_other_options_do_something(mcc_data: Run, jsonl: Write, tokenizer: Path
     assert mcc_data("wiki", tmp_path / "w.xml", "-o", out, "--no-lists", "--headings", "drop")["documents_out"] == 2
 
 
+def test_word_pieces_and_what_they_are_made_for(mcc_data: Run, jsonl: Write, tmp_path: Path) -> None:
+    path = jsonl("in.jsonl", [f"{PROSE}Café number{i}." for i in range(1500)])
+    train = ("tokenizer", path, "--model", "wordpiece", "--vocab-size", 150)
+    pieces = {}
+    for name, options in (("cased", ()), ("lower", ("--lowercase",)), ("few", ("--max-words", 1000))):
+        report = mcc_data(*train, "-o", tmp_path / name, *options)
+        assert report["vocab_size"] == 150
+        assert report["outputs"] == [f"{tmp_path}/{name}/tokenizer.json", f"{tmp_path}/{name}/vocab.txt"]
+        pieces[name] = (tmp_path / name / "vocab.txt").read_text("utf-8").splitlines()
+    assert pieces["cased"][0] == "[PAD]" and "##é" in pieces["cased"] and "##é" not in pieces["lower"]
+    assert "I" in pieces["cased"] and "I" not in pieces["lower"]
+    assert pieces["few"] != pieces["cased"]
+    vocab = ("--vocab-file", tmp_path / "lower" / "vocab.txt", "--tokenizer-type", "BertWordPieceLowerCase")
+    mcc_data("preprocess", path, "--output-prefix", tmp_path / "p", *vocab, "--split-sentences", "--sentence-splitter",
+             "sentencex")  # fmt: skip
+    assert mcc_data("inspect", tmp_path / "p_text_sentence", "--doc", 0, "--decode", tmp_path / "lower")["document"][
+        "text"
+    ].startswith("the ferry")
+    assert "model: input should be 'bpe' or 'wordpiece'" in mcc_data(
+        "tokenizer", path, "-o", tmp_path / "t", "--model", "unigram", fails=2
+    )
+    assert "must be at least 1000" in mcc_data("tokenizer", path, "-o", tmp_path / "t", "--max-words", 3, fails=2)
+    assert "goes with model wordpiece" in mcc_data("tokenizer", path, "-o", tmp_path / "t", "--lowercase", fails=2)
+
+
 def test_bad_lines(mcc_data: Run, jsonl: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = jsonl("in.jsonl", ["good", "good too"])
     with path.open("a") as stream:

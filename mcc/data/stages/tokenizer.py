@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from mcc.data.base.job import Job
-from mcc.data.pipelines.stage import Call, Stage, whole
-from mcc.data.tokenizer import TokenizerConfig, train_tokenizer
+from mcc.data.pipelines.stage import Call, Stage
+from mcc.data.tokenizer import TokenizerConfig, tokenizer_job
 
 
 class TrainTokenizer(Stage[TokenizerConfig]):
-    """Train a tokenizer."""
+    """Train a tokenizer; word pieces leave `vocab.txt` beside it."""
 
     Config = TokenizerConfig
     ending = ".json"
@@ -19,4 +19,4 @@ class TrainTokenizer(Stage[TokenizerConfig]):
     sides: ClassVar[Mapping[str, str | None]] = {}
 
     def job(self, call: Call, config: TokenizerConfig) -> Job[Any]:
-        return whole("tokenizer", call, config, train_tokenizer)
+        return tokenizer_job(call.inputs, call.output, config)

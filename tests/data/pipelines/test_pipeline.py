@@ -102,6 +102,26 @@ def test_steps_follow_each_other(corpus: Path, tmp_path: Path) -> None:
     assert saved["config"]["steps"]["clean"]["options"]["min-chars"]["chars"] == 100
 
 
+def test_word_pieces_in_a_pipeline(corpus: Path, tmp_path: Path) -> None:
+    """Their vocab.txt stands beside the tokenizer, for what reads BERT's file only."""
+    more = """
+[[step]]
+step = "tokenizer"
+model = "wordpiece"
+vocab_size = 80
+
+[[step]]
+step = "preprocess"
+tokenizer = "{tokenizer}"
+"""
+    file, out = two_steps(corpus, tmp_path, more=more), tmp_path / "out"
+    report = run_pipeline(load(file, out))
+    assert report.steps[2].report["outputs"] == (f"{out}/03-tokenizer.json", f"{out}/vocab.txt")
+    assert (out / "vocab.txt").read_text().startswith("[PAD]\n") and report.steps[3].report["documents_out"] == 59
+    (out / "vocab.txt").unlink()
+    assert ran(file, out) == ["tokenizer"]
+
+
 def test_only_what_changed_is_done_again(corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     file = two_steps(corpus, tmp_path)
