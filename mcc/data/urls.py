@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,8 +14,9 @@ from mcc.core.config import plain
 from mcc.core.errors import MccError, UsageError
 from mcc.core.events import SILENT, Reporter
 from mcc.data.base.block_table import BlockTable, read_range, write_row
-from mcc.data.base.blocks import Block, RecordSource
+from mcc.data.base.blocks import Block, BlockFile, RecordSource
 from mcc.data.base.job import Job, Map, Single, run, step_report
+from mcc.data.base.line_blocks import LineFile
 from mcc.data.base.part import Part
 from mcc.data.base.publish import Output, records_path
 from mcc.data.base.records import BOM, TEXT, ReadConfig, Record
@@ -187,17 +187,10 @@ class _UrlSource(RecordSource):
     def __init__(self, inputs: Sequence[str | Path], read: ReadConfig) -> None:
         super().__init__(inputs, replace(read, keys=("text",)))
 
-    def _units_of(self, path: Path) -> int:
-        if content_suffix(path) in TEXT and path.suffix.lower() not in COMPRESSIONS:
-            return max(-(-path.stat().st_size // self.block_bytes), 1)
-        return super()._units_of(path)
-
-    def _text_blocks(self, path: Path, unit: int) -> Iterator[Block]:
-        if path.suffix.lower() in COMPRESSIONS:
-            yield from self._stream_blocks(path, unit)
-            return
-        file = bisect_right(self._ends, unit)
-        yield from self._plain_block(path, unit, file, unit - (self._ends[file - 1] if file else 0))
+    def opened(self, path: Path) -> BlockFile:
+        if content_suffix(path) in TEXT:
+            return LineFile(path, self.read, self.block_bytes)
+        return super().opened(path)
 
 
 def _files(inputs: Sequence[str | Path]) -> list[str | Path]:

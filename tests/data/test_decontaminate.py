@@ -18,10 +18,10 @@ from mcc.data.base.job import Map, finish, run_phase
 from mcc.data.base.records import ReadConfig
 from mcc.data.base.work import opened
 from mcc.data.decontaminate import DecontaminateConfig, TaskFile, decontaminate, decontaminate_job
+from mcc.data.ngrams import lookup
 from mcc.data.ngrams.contamination import SuspectDocument
 from mcc.data.ngrams.dictionary import load, task_ngrams
 from mcc.data.ngrams.lookup import NgramHashes, NgramIndex
-from mcc.data.ngrams.lookup import lookup as ngrams
 
 TASK = TaskFile(name="lambada", path="unused")
 
@@ -176,8 +176,8 @@ def test_too_many_pieces(tmp_path: Path) -> None:
 def test_long_texts_are_searched_in_pieces(text: str, tasks: list[str], chars: int) -> None:
     whole, index = index_of(tasks, 4, 2), index_of(tasks, 4, 2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ngrams, "_TOGETHER_CHARS", chars)
-        patch.setattr(ngrams, "_LONG_CHARS", chars)
+        patch.setattr(lookup, "_TOGETHER_CHARS", chars)
+        patch.setattr(lookup, "_LONG_CHARS", chars)
         in_pieces = [suspect.candidates for suspect in index.find(["x", text, "y"])]
     assert in_pieces == [suspect.candidates for suspect in whole.find(["x", text, "y"])]
 

@@ -7,7 +7,8 @@ import glob
 import gzip
 import io
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -133,15 +134,25 @@ def lines(path: Path) -> Iterator[tuple[int, bytes]]:
         MccError: the file is damaged; says after which line.
     """
     number = 0
+    with telling_damage(path, lambda: f"after line {number}"), open_input(path) as stream:
+        for number, line in enumerate(stream, 1):
+            yield number, line.rstrip(b"\r\n")
+
+
+@contextmanager
+def telling_damage(path: Path, where: Callable[[], str]) -> Iterator[None]:
+    """What the libraries raise for a damaged file, as an error that says how far it could be read (`after line 7`).
+
+    Raises:
+        MccError: the file is damaged.
+    """
     try:
-        with open_input(path) as stream:
-            for number, line in enumerate(stream, 1):
-                yield number, line.rstrip(b"\r\n")
+        yield
     except BROKEN as error:
-        raise broken(path, error, f"after line {number}") from error
+        raise broken(path, error, where()) from error
     except Exception as error:
         if is_zstd_error(error):
-            raise broken(path, error, f"after line {number}") from error
+            raise broken(path, error, where()) from error
         raise
 
 

@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 from mcc.core.errors import MccError, UsageError
 from mcc.data.base.blocks import Block, Source
 from mcc.data.base.records import DUMP
-from mcc.data.base.streams import BROKEN, broken, content_suffix, expand, is_zstd_error, open_input
+from mcc.data.base.streams import content_suffix, expand, open_input, telling_damage
 from mcc.data.mediawiki.bzip2 import Bzip2Reader, check_ends
 from mcc.data.mediawiki.wikitext import CATEGORY_NAMES, FILE_NAMES
 
@@ -235,20 +235,15 @@ def _stream_blocks(path: Path, unit: int) -> Iterator[Block]:
                 yield bytes(piece)
 
     title = ""
-    try:
-        for part, (offset, xml) in enumerate(whole_pages(pieces())):
-            yield Block(path=str(path), unit=unit, part=part, line=offset, data=xml)
-            title = _last_title(xml)
-    except EOFError as error:
-        after = f"after the page {title!r}" if title else "before any page has ended"
-        what = f"it ends within {error}, {after}" if str(error).startswith(("the page", "a page")) else after
-        raise MccError(f"{path}: truncated: {what}", "get the dump again") from error
-    except BROKEN as error:
-        raise broken(path, error, f"after the page {title!r}" if title else "before any page") from error
-    except Exception as error:
-        if is_zstd_error(error):
-            raise broken(path, error, f"after the page {title!r}" if title else "before any page") from error
-        raise
+    with telling_damage(path, lambda: f"after the page {title!r}" if title else "before any page"):
+        try:
+            for part, (offset, xml) in enumerate(whole_pages(pieces())):
+                yield Block(path=str(path), unit=unit, part=part, line=offset, data=xml)
+                title = _last_title(xml)
+        except EOFError as error:
+            after = f"after the page {title!r}" if title else "before any page has ended"
+            what = f"it ends within {error}, {after}" if str(error).startswith(("the page", "a page")) else after
+            raise MccError(f"{path}: truncated: {what}", "get the dump again") from error
     if not tail.rstrip().endswith(_END):
         raise _cut_off(path, tail)
 
@@ -266,7 +261,7 @@ def _read_head(path: Path) -> Site:
         MccError: it is not the beginning of a dump.
     """
     head = b""
-    try:
+    with telling_damage(path, lambda: "before any page"):
         if path.suffix.lower() == ".bz2":
             check_ends(path)
             with Bzip2Reader(path) as reader:
@@ -277,12 +272,6 @@ def _read_head(path: Path) -> Site:
                 stream: Any = open_input(path, raw)
                 while _OPEN not in head and len(head) < _HEAD_BYTES and (piece := stream.read1(_PIECE_BYTES // 16)):
                     head += piece
-    except BROKEN as error:
-        raise broken(path, error, "before any page") from error
-    except Exception as error:
-        if is_zstd_error(error):
-            raise broken(path, error, "before any page") from error
-        raise
     if not head.strip():
         raise MccError(f"{path}: empty", "give a pages-articles dump")
     root = _ROOT.search(head)

@@ -19,7 +19,7 @@ from mcc.core.plugins import Kind
 from mcc.data.base.blocks import RecordSource
 from mcc.data.base.part import Part
 from mcc.data.base.records import BOM, PARQUET, ReadConfig
-from mcc.data.base.streams import BROKEN, COMPRESSIONS, broken, content_suffix, expand, open_input
+from mcc.data.base.streams import COMPRESSIONS, content_suffix, expand, open_input, telling_damage
 
 _WHOLE = (".json", ".txt", "")
 _TEXT = (".txt", "")
@@ -159,11 +159,8 @@ def values(path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _whole(file: Path) -> bytes:
-    try:
-        with open_input(file) as stream:
-            return stream.read()
-    except BROKEN as error:
-        raise broken(file, error, "to its end") from error
+    with telling_damage(file, lambda: "to its end"), open_input(file) as stream:
+        return stream.read()
 
 
 def _parsed(raw: bytes) -> Any:

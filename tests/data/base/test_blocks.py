@@ -12,9 +12,8 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mcc.core.errors import MccError, UsageError
+from mcc.core.errors import UsageError
 from mcc.data.base.blocks import RecordSource
-from mcc.data.base.part import Part
 from mcc.data.base.records import ReadConfig
 
 LINES = st.lists(st.binary(max_size=40).map(lambda raw: raw.replace(b"\n", b"")), max_size=30)
@@ -63,50 +62,7 @@ def test_every_line_once(
     )
 
 
-@pytest.mark.parametrize("ending", [".gz", ".bz2", ".zst"])
-def test_a_truncated_file_says_where(tmp_path: Path, ending: str) -> None:
-    import random
-
-    generator = random.Random(1)
-    content = b"".join(b'{"text": "%d"}\n' % generator.getrandbits(4000) for _ in range(2000))
-    path = tmp_path / f"in.jsonl{ending}"
-    path.write_bytes(PACK[ending](content)[: len(content) // 4])
-    source = RecordSource([path], block_bytes=1000)
-    with pytest.raises(MccError, match=r"truncated after line [1-9]\d*"):
-        list(source.blocks(0))
-
-
-def test_a_very_long_line_is_a_bad_line(tmp_path: Path) -> None:
-    path = tmp_path / "in.jsonl"
-    path.write_bytes(b'{"text": "a"}\n{"text": "' + b"x" * 5_000_000 + b'"}\n{"text": "b"}\n')
-    source = RecordSource([path], ReadConfig(max_line_bytes=1_000_000), 1 << 20)
-    out = Part({"rejects": ""})
-    found = [where for u in range(source.units()) for b in source.blocks(u) for where, _ in b.records(source.read, out)]
-    assert found == [f"{path}:1", f"{path}:3"]
-    assert out.counts["bad_lines"] == 1 and out.warnings == [
-        f"{path}:2: a line of 5,000,012 bytes, more than max_line_bytes = 1,000,000"
-    ]
-
-
-def test_what_is_no_parquet(tmp_path: Path) -> None:
-    path = tmp_path / "in.parquet"
-    path.write_bytes(b"PAR1 not really PAR1")
-    with pytest.raises(MccError, match="cannot be read as Parquet"):
-        RecordSource([path])
-
-
 def test_unknown_endings_are_refused(tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_text("a,b")
     with pytest.raises(UsageError, match=r"unknown format '\.csv'"):
         RecordSource([tmp_path / "in.csv"])
-
-
-def test_a_worker_process_reads_a_plain_file_itself(tmp_path: Path) -> None:
-    path = tmp_path / "in.jsonl"
-    path.write_bytes(b'\xef\xbb\xbf{"text": "one"}\n' * 1000)
-    blocks = list(RecordSource([path], block_bytes=1 << 20).blocks(0))
-    sent = pickle.dumps(blocks[0])
-    assert len(sent) < 1000 < len(blocks[0].data) and pickle.loads(sent) == blocks[0]
-    path.write_bytes(b"")
-    with pytest.raises(MccError, match=r"in\.jsonl was changed while it was read"):
-        pickle.loads(sent)
