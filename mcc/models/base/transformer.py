@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 from mcc.models.base.axes import Axes
 from mcc.models.base.config import ModelConfig
+from mcc.models.base.extras import Extras
+
+_NONE = Extras()
 
 
 class Weights(nn.Module):
@@ -142,11 +145,11 @@ class Stage(nn.Module):
         self.layers = nn.ModuleDict({str(i): Layer(config, axes, i) for i in layers})
         self.final_norm = Norm(config) if last else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.hidden(x)
+    def forward(self, x: Tensor, extras: Extras = _NONE) -> Tensor:
+        x = self.hidden(x, extras)
         return self.head(x) if self.last else x
 
-    def hidden(self, x: Tensor) -> Tensor:
+    def hidden(self, x: Tensor, extras: Extras = _NONE) -> Tensor:
         """The hidden states [B, T, D] after this stage's layers."""
         if self.first:
             assert self.embedding is not None
