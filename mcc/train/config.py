@@ -114,6 +114,54 @@ class RunConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ObserveConfig:
+    """What is shown and recorded of a run beside `metrics.jsonl`."""
+
+    trace: str | None = option(None, "write what every rank did when to this file, for Perfetto or chrome://tracing")
+    trace_steps: str = option("2-11", "steps that --trace records, FIRST-LAST")
+    tensorboard_dir: str | None = option(None, "write the metrics for TensorBoard, too; needs mcc[tensorboard]")
+    memory_interval: int = option(100, "steps between measurements of every rank's memory; 0: never")
+
+    def __post_init__(self) -> None:
+        if self.memory_interval < 0:
+            raise UsageError(f"memory_interval = {self.memory_interval} must not be negative")
+        self.traced()
+
+    def traced(self) -> range:
+        """The steps, counted from 1, that `--trace` records.
+
+        >>> ObserveConfig(trace_steps="3-5").traced()
+        range(3, 6)
+
+        Raises:
+            UsageError: not FIRST-LAST.
+        """
+        first, dash, last = self.trace_steps.partition("-")
+        last = last if dash else first
+        if not (first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last)):
+            raise UsageError(f"--trace-steps {self.trace_steps} is not FIRST-LAST", "for example --trace-steps 2-11")
+        return range(int(first), int(last) + 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SafetyConfig:
+    """Checkpoints kept, and what happens when something breaks."""
+
+    keep_last: int = option(0, "checkpoints to keep, the oldest are deleted; 0: all")
+    async_save: bool = option(False, "copy the state to host memory, write it in the background and train on")
+    max_restarts: int = option(0, "times to start again from the last good checkpoint when a rank fails")
+    heartbeat_timeout: float = option(15.0, "seconds without a sign of life until a rank counts as dead; 0: unwatched")
+    distributed_timeout_minutes: float = option(10.0, "minutes that a rank waits for the others until it gives up")
+
+    def __post_init__(self) -> None:
+        for name in ("keep_last", "max_restarts", "heartbeat_timeout"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name} = {getattr(self, name)} must not be negative")
+        if self.distributed_timeout_minutes <= 0:
+            raise UsageError(f"distributed_timeout_minutes = {self.distributed_timeout_minutes} must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """A training run. `compress` holds values of `--compress`."""
 
@@ -122,4 +170,6 @@ class TrainConfig:
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    observe: ObserveConfig = field(default_factory=ObserveConfig)
+    safety: SafetyConfig = field(default_factory=SafetyConfig)
     compress: tuple[str, ...] = option((), "SITE=CODEC[:key=value,...]: compress that traffic (repeatable)")
