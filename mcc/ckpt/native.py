@@ -37,8 +37,8 @@ def folder_name(iteration: int) -> str:
 
 
 def distributed(local: Tensor, dim: int | None, mesh: DeviceMesh) -> DTensor:
-    """This rank's part of a whole tensor, so that a checkpoint knows its place. mesh has the axes (dp, tp)."""
-    placements = [Replicate(), Replicate() if dim is None else Shard(dim)]
+    """This rank's part of a whole tensor, so that a checkpoint knows its place. The last axis of mesh is tp."""
+    placements = [*[Replicate()] * (mesh.ndim - 1), Replicate() if dim is None else Shard(dim)]
     return DTensor.from_local(local.detach(), mesh, placements, run_check=False)
 
 

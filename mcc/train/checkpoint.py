@@ -109,7 +109,7 @@ def _tensors(engine: Engine, tied_copy: bool) -> list[tuple[str, Tensor]]:
     found: list[tuple[str, Tensor]] = []
     slots = optim.moments(engine.optimizer, engine.parameters)
     for name, parameter in engine.parameters.items():
-        if name == TIED and not engine.mesh.first and not tied_copy:
+        if name == TIED and not engine.pipeline.first and not tied_copy:
             continue
         found.append((f"model.{name}", parameter.data))
         found.extend((f"optim.{slot}.{name}", tensors[name]) for slot, tensors in slots.items())
@@ -118,7 +118,7 @@ def _tensors(engine: Engine, tied_copy: bool) -> list[tuple[str, Tensor]]:
 
 def _whole(engine: Engine, key: str, tensor: Tensor) -> Tensor:
     row = engine.family.row(_name(key))
-    return native.distributed(tensor, row.tp_dim, engine.mesh.device["dp", "tp"])
+    return native.distributed(tensor, row.tp_dim, engine.mesh.device["dp", "cp", "tp"])
 
 
 def _name(key: str) -> str:

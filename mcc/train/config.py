@@ -22,15 +22,18 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelConfig:
-    """How ranks divide the work: world size = tp x pp x dp."""
+    """How ranks divide the work: world size = tp x pp x dp x cp."""
 
     tp: int = option(1, "tensor-parallel ranks")
-    pp: int = option(1, "pipeline stages")
-    dp: int | None = option(None, "data-parallel replicas [world size / (tp x pp)]")
-    schedule: Literal["1f1b", "gpipe"] = option("1f1b", "pipeline schedule")
+    pp: int = option(1, "pipeline ranks")
+    vpp: int = option(1, "pipeline stages a rank (interleaved schedules; zbv and dualpipev have 2)")
+    dp: int | None = option(None, "data-parallel replicas [world size / (tp x pp x cp)]")
+    cp: int = option(1, "context-parallel ranks: each has a part of every sample's tokens")
+    schedule: Literal["1f1b", "gpipe", "zero-bubble", "zbv", "dualpipev"] = option("1f1b", "pipeline schedule")
+    stages: str | None = option(None, "layers of each pipeline stage, such as 6,6,7,5, or auto [even]")
 
     def __post_init__(self) -> None:
-        for name in ("tp", "pp", "dp"):
+        for name in ("tp", "pp", "vpp", "dp", "cp"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} = {value} must be at least 1")
@@ -41,10 +44,12 @@ class ParallelConfig:
         Raises:
             UsageError: the sizes do not multiply to the world size.
         """
-        dp = self.dp or max(1, world_size // (self.tp * self.pp))
-        if dp * self.tp * self.pp != world_size:
-            need = f"dp*tp*pp = {dp}*{self.tp}*{self.pp} = {dp * self.tp * self.pp}"
-            raise UsageError(f"{need} but world size is {world_size}", f"--nproc {dp * self.tp * self.pp}")
+        rest = self.tp * self.pp * self.cp
+        dp = self.dp or max(1, world_size // rest)
+        if dp * rest != world_size:
+            sizes = {"dp": dp, "tp": self.tp, "pp": self.pp} | ({"cp": self.cp} if self.cp > 1 else {})
+            need = f"{'*'.join(sizes)} = {'*'.join(map(str, sizes.values()))} = {dp * rest}"
+            raise UsageError(f"{need} but world size is {world_size}", f"--nproc {dp * rest}")
         return dp
 
 

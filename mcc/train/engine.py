@@ -16,14 +16,18 @@ from mcc.models.base.init import initialize
 from mcc.models.base.loss import cross_entropy
 from mcc.models.base.transformer import Stage
 from mcc.train import optim
-from mcc.train.compress.codec import Codec
+from mcc.train.compress.codec import Codec, TensorSpec
 from mcc.train.compress.collective import Collective
 from mcc.train.compress.spec import parse_all
 from mcc.train.config import TrainConfig
 from mcc.train.parallel.gradients import GradSync, clip_, sync_tied
-from mcc.train.parallel.mesh import Mesh
-from mcc.train.parallel.pipeline import Pipeline
+from mcc.train.parallel.mesh import Mesh, build_mesh
+from mcc.train.parallel.pipeline import SCHEDULES, Pipeline
+from mcc.train.parallel.stages import Stages, cut
 from mcc.train.parallel.tensor import Clock, ParallelAxes
+
+# Tensors of a replica's samples by name: "tokens" [N, T], "targets" [N, T], and what the objective looks at.
+Batch = dict[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,25 +52,43 @@ class Engine:
         compress = parse_all(config.compress)
         self.family = families.get(config.model.family)()
         self.axes = ParallelAxes(mesh, compress, self.clock)
-        layers = mesh.layers(config.model.num_layers)
-        self.module: Stage = self.family.build(config.model, self.axes, layers, mesh.first, mesh.last)
-        initialize(self.module, self.family, config.run.seed)
-        self.parameters: dict[str, nn.Parameter] = dict(self.module.named_parameters())
+        self.stages = stages_of(config)
+        self.modules: dict[int, Stage] = {
+            index: self.family.build(
+                config.model, self.axes, self.stages.layers[index], index == 0, index == self.stages.last
+            )
+            for index in self.stages.held_by(mesh.pp_rank)
+        }
+        self.parameters: dict[str, nn.Parameter] = {}
+        for module in self.modules.values():
+            self._take(module)
         self.optimizer = optim.build(self.parameters, config.optim)
-        shape = (config.run.micro_batch_size, config.model.seq_length)
+        samples, tokens = config.run.micro_batch_size, config.model.seq_length
         self.pipeline = Pipeline(
-            self.module,
+            self.modules,
+            self.stages,
             mesh,
-            config.run.microbatches(mesh.dp),
-            shape,
             config.parallel.schedule,
             compress,
             self.clock,
-            self._loss,
+            self._run,
+            (samples, tokens),
+            TensorSpec((samples, tokens, config.model.hidden_size), torch.float32),
         )
         self.sync = GradSync(self.parameters, mesh, compress, self.clock)
         self.tied = mesh.embedding_sum() if mesh.embedding is not None else None
         self.norm_group = Collective(mesh.model, mesh.tp * mesh.pp, 0, mesh.wire, "norm")
+        self._work = Work([], 0.0)
+
+    def _take(self, module: Stage) -> None:
+        """Initialise a stage and take its parameters; a tied embedding that this rank has already is shared."""
+        initialize(module, self.family, self.config.run.seed)
+        for name, parameter in module.named_parameters():
+            if name in self.parameters:
+                owner, _, leaf = name.rpartition(".")
+                setattr(module.get_submodule(owner), leaf, self.parameters[name])
+            else:
+                self.parameters[name] = parameter
 
     @property
     def iteration(self) -> int:
@@ -78,8 +100,8 @@ class Engine:
         self.clock.step = step
         optim.set_step(self.optimizer, self.parameters, step)
 
-    def step(self, tokens_NT: Tensor, targets_NT: Tensor) -> StepResult:
-        """One optimizer step on this replica's N samples.
+    def step(self, batch: Batch) -> StepResult:
+        """One optimizer step on this replica's samples.
 
         Raises:
             MccError: the loss is not finite.
@@ -87,28 +109,39 @@ class Engine:
         rate = optim.learning_rate(self.config.optim, self.clock.step, self.config.run.train_iters)
         optim.set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad()
-        loss = self._mean(self.pipeline.step(tokens_NT, targets_NT))
+        self._begin(batch)
+        loss = self._mean(self.pipeline.step(batch["tokens"], len(self._work.microbatches)))
         if not math.isfinite(loss):
             raise MccError(f"loss is {loss} at step {self.clock.step + 1}", "lower --lr, or compress less")
         self.sync()
         if self.tied is not None:
-            sync_tied(self.parameters, self.tied, self.mesh.dp)
-        norm = clip_(self.parameters, self.family, self.mesh, self.norm_group, self.config.optim.clip_grad)
+            sync_tied(self.parameters, self.tied, self.mesh.dp * self.mesh.cp)
+        norm = clip_(
+            self.parameters, self.family, self.mesh, self.norm_group, self.config.optim.clip_grad, self.pipeline.first
+        )
         self.optimizer.step()
         self.clock.step += 1
         return StepResult(loss=loss, grad_norm=norm, lr=rate)
 
-    def evaluate(self, batches: list[tuple[Tensor, Tensor]]) -> float:
+    def evaluate(self, batches: list[Batch]) -> float:
         """The mean loss over batches, nothing compressed and nothing counted."""
-        self.module.eval()
+        for module in self.modules.values():
+            module.eval()
+        total = weight = 0.0
         with self.axes.dense(), self.mesh.wire.paused():
-            losses = [self._mean(self.pipeline.evaluate(tokens, targets)) for tokens, targets in batches]
-        self.module.train()
-        return sum(losses) / len(losses)
+            for batch in batches:
+                self._begin(batch)
+                self.pipeline.evaluate(batch["tokens"], len(self._work.microbatches))
+                share = self.mesh.dp * self.mesh.cp / self._work.scale
+                total += self._mean(self._work.loss) * share
+                weight += share
+        for module in self.modules.values():
+            module.train()
+        return total / weight
 
     def codecs(self) -> Mapping[str, Codec]:
         """Every codec in use on this rank, by site and key."""
-        found: dict[str, Codec] = dict(self.pipeline.ends)
+        found: dict[str, Codec] = self.pipeline.codecs()
         for site, streams in (
             ("tp.forward", self.axes.forward.codecs()),
             ("tp.backward", self.axes.backward.codecs()),
@@ -117,11 +150,63 @@ class Engine:
             found.update({f"{site}/{key}": codec for key, codec in streams.items()})
         return found
 
-    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return cross_entropy(logits, targets, self.axes, self.config.model.vocab_size).mean()
+    def _begin(self, batch: Batch) -> None:
+        """Cut a replica's batch into micro-batches, and weigh them against all replicas'."""
+        count = batch["tokens"].shape[0] // self.config.run.micro_batch_size
+        parts = {name: tensor.chunk(count) for name, tensor in batch.items()}
+        weight = torch.tensor(float(batch["targets"].numel()), dtype=torch.float64)
+        dist.all_reduce(weight, group=self.mesh.replicas)
+        replicas = self.mesh.dp * self.mesh.cp
+        microbatches = [{name: parts[name][i] for name in parts} for i in range(count)]
+        self._work = Work(microbatches, replicas / float(weight))
+
+    def _run(self, microbatch: int, index: int, x: Tensor) -> Tensor:
+        """A stage on a micro-batch: its hidden states, or of the last stage its share of the replicas' mean loss."""
+        batch = self._work.microbatches[microbatch]
+        out = self.modules[index](x)
+        if index != self.stages.last:
+            return out
+        losses = cross_entropy(out, batch["targets"], self.axes, self.config.model.vocab_size)
+        loss = losses.sum() * self._work.scale
+        self._work.loss += loss.item()
+        return loss
 
     def _mean(self, loss: float) -> float:
         """The mean over the replicas of the last stage's loss, on every rank; control traffic, not counted."""
-        total = torch.tensor(loss if self.mesh.last and self.mesh.tp_rank == 0 else 0.0, dtype=torch.float64)
+        mine = self.pipeline.last and self.mesh.tp_rank == 0
+        total = torch.tensor(loss if mine else 0.0, dtype=torch.float64)
         dist.all_reduce(total)
-        return float(total) / self.mesh.dp
+        return float(total) / (self.mesh.dp * self.mesh.cp)
+
+
+@dataclass
+class Work:
+    """A step's micro-batches under way.
+
+    Attributes:
+        microbatches: this replica's.
+        scale: turns a sum of losses into its share of the replicas' mean loss.
+        loss: the shares of the micro-batches that were run, on the last stage.
+    """
+
+    microbatches: list[Batch]
+    scale: float
+    loss: float = 0.0
+
+
+def stages_of(config: TrainConfig) -> Stages:
+    """How the configuration cuts its model into stages.
+
+    Raises:
+        UsageError: the layers do not fit.
+    """
+    parallel = config.parallel
+    v = SCHEDULES[parallel.schedule].v
+    return cut(config.model, parallel.pp, parallel.vpp, v, parallel.stages)
+
+
+def make_mesh(config: TrainConfig) -> Mesh:
+    """The mesh of the configuration over the default process group. Collective."""
+    parallel = config.parallel
+    dp = parallel.replicas(dist.get_world_size())
+    return build_mesh(parallel.tp, parallel.pp, dp, parallel.cp, stages_of(config).ends)

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import torch.distributed as dist
+from torch import Tensor
 
 from mcc.ckpt import native
 from mcc.core.events import SILENT, Reporter
@@ -13,16 +14,15 @@ from mcc.core.files import PARTIAL, remove
 from mcc.train import checkpoint
 from mcc.train.config import TrainConfig
 from mcc.train.data import held_out_batches, training_batches
-from mcc.train.engine import Engine
+from mcc.train.engine import Batch, Engine, make_mesh
 from mcc.train.metrics import MetricsFile, total_bytes
-from mcc.train.parallel.mesh import build_mesh
 
 
 def train(config: TrainConfig, tokenizer: str | None = None, reporter: Reporter = SILENT) -> None:
     """Train as this rank of the default process group. Only rank 0 reports and writes metrics."""
     run = config.run
-    dp = config.parallel.replicas(dist.get_world_size())
-    mesh = build_mesh(config.parallel.tp, config.parallel.pp, dp)
+    mesh = make_mesh(config)
+    dp = mesh.dp
     leader = dist.get_rank() == 0
     reporter = reporter if leader else SILENT
     engine = Engine(config, mesh)
@@ -36,7 +36,7 @@ def train(config: TrainConfig, tokenizer: str | None = None, reporter: Reporter 
     with reporter.task("training", total=run.train_iters, unit="steps") as task:
         task.advance(engine.iteration)
         while engine.iteration < run.train_iters:
-            result = engine.step(*batches[engine.iteration])
+            result = engine.step(_named(batches[engine.iteration]))
             step, last = engine.iteration, engine.iteration == run.train_iters
             if step % run.log_interval == 0 or last:
                 seconds, waited = time.perf_counter() - waited, time.perf_counter()
@@ -56,7 +56,7 @@ def train(config: TrainConfig, tokenizer: str | None = None, reporter: Reporter 
                 task.describe(f"loss {result.loss:.3f}")
             task.advance()
             if held_out and (last or (run.eval_interval and step % run.eval_interval == 0)):
-                loss = engine.evaluate(list(held_out))
+                loss = engine.evaluate([_named(pair) for pair in held_out])
                 if metrics:
                     metrics.append({"step": step, "heldout_loss": loss})
                 reporter.note(f"step {step}: held-out loss {loss:.4f}")
@@ -65,6 +65,10 @@ def train(config: TrainConfig, tokenizer: str | None = None, reporter: Reporter 
                 saved = checkpoint.save(engine, tokenizer)
                 reporter.note(f"saved {saved}")
                 waited = time.perf_counter()
+
+
+def _named(pair: tuple[Tensor, Tensor]) -> Batch:
+    return {"tokens": pair[0], "targets": pair[1]}
 
 
 def start(engine: Engine, folder: Path | None, reporter: Reporter) -> None:

@@ -16,7 +16,8 @@ from mcc.models.base.family import families
 from mcc.train.compress.spec import parse_all
 from mcc.train.config import TrainConfig
 from mcc.train.data import held_out_batches, training_batches
-from mcc.train.parallel.pipeline import check_microbatches
+from mcc.train.engine import stages_of
+from mcc.train.parallel.pipeline import check_schedule
 
 
 def prepare(config: TrainConfig, world_size: int) -> tuple[TrainConfig, str | None]:
@@ -64,8 +65,8 @@ def _check_layout(config: TrainConfig, dp: int) -> None:
     parallel = config.parallel
     check_layout(config.model, parallel.tp, parallel.pp)
     microbatches = config.run.microbatches(dp)
-    if parallel.pp > 1:
-        check_microbatches(parallel.schedule, microbatches, parallel.pp)
+    check_schedule(parallel.schedule, parallel.vpp, microbatches, parallel.pp)
+    stages_of(config)
 
 
 def _check_folders(config: TrainConfig) -> None:

@@ -12,9 +12,8 @@ from torch import Tensor
 from mcc.models.base.config import ModelConfig
 from mcc.models.base.forms import pad_rows
 from mcc.train.config import OptimConfig, ParallelConfig, RunConfig, TrainConfig
-from mcc.train.engine import Engine
+from mcc.train.engine import Batch, Engine, make_mesh
 from mcc.train.parallel.gradients import TIED
-from mcc.train.parallel.mesh import build_mesh
 
 MODEL = ModelConfig(
     num_layers=4, hidden_size=32, num_attention_heads=4, seq_length=16, vocab_size=101, make_vocab_size_divisible_by=8
@@ -35,32 +34,32 @@ def toy_config(
     )
 
 
-def toy_batch(step: int, replica: int, replicas: int) -> tuple[Tensor, Tensor]:
-    """This replica's (tokens, targets) of a step: a fixed random walk over the vocabulary, so that it can be learnt."""
+def toy_batch(step: int, replica: int, replicas: int) -> Batch:
+    """This replica's samples of a step: a fixed random walk over the vocabulary, so that it can be learnt."""
     generator = torch.Generator().manual_seed(step)
     start = torch.randint(0, MODEL.vocab_size, (8, 1), generator=generator)
     jumps = torch.randint(1, 4, (8, MODEL.seq_length), generator=generator).cumsum(1)
     rows = (torch.cat([start, start + jumps], 1) % MODEL.vocab_size).chunk(replicas)[replica]
-    return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+    return {"tokens": rows[:, :-1].contiguous(), "targets": rows[:, 1:].contiguous()}
 
 
 def make_engine(config: TrainConfig) -> Engine:
     """This rank's engine over the default process group."""
     assert config.parallel.dp is not None
-    return Engine(config, build_mesh(config.parallel.tp, config.parallel.pp, config.parallel.dp))
+    return Engine(config, make_mesh(config))
 
 
 def train(engine: Engine, steps: int) -> list[float]:
     """The losses of the next `steps` steps."""
     mesh = engine.mesh
-    return [engine.step(*toy_batch(engine.iteration, mesh.dp_rank, mesh.dp)).loss for _ in range(steps)]
+    return [engine.step(toy_batch(engine.iteration, mesh.dp_rank, mesh.dp)).loss for _ in range(steps)]
 
 
 def whole_parameters(engine: Engine) -> dict[str, Tensor]:
     """Every parameter of the model, whole and without padding, gathered from all ranks (on every rank)."""
     mesh = engine.mesh
     pieces: list[Any] = [None] * dist.get_world_size()
-    mine = {name: p.detach().clone() for name, p in engine.parameters.items() if mesh.first or name != TIED}
+    mine = {name: p.detach().clone() for name, p in engine.parameters.items() if engine.pipeline.first or name != TIED}
     place = (mesh.pp_rank, mesh.dp_rank, mesh.tp_rank)
     dist.all_gather_object(pieces, (place, mine))
     found: dict[str, Tensor] = {}

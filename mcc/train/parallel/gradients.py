@@ -32,7 +32,7 @@ class GradSync:
     def __init__(
         self, parameters: Mapping[str, nn.Parameter], mesh: Mesh, compress: Mapping[str, CodecSpec], clock: Clock
     ) -> None:
-        self.group, self.clock = mesh.collective("dp", "dp.grad"), clock
+        self.group, self.clock = mesh.replicas_sum("dp.grad"), clock
         self.spec = compress.get("dp.grad")
         self.coded: dict[str, nn.Parameter] = {}
         self.streams: dict[str, Codec] = {}
@@ -95,15 +95,23 @@ def sync_tied(parameters: Mapping[str, nn.Parameter], group: Collective, replica
 
 
 @torch.no_grad()
-def clip_(parameters: Mapping[str, nn.Parameter], family: Family, mesh: Mesh, group: Collective, limit: float) -> float:
+def clip_(
+    parameters: Mapping[str, nn.Parameter],
+    family: Family,
+    mesh: Mesh,
+    group: Collective,
+    limit: float,
+    first: bool,
+) -> float:
     """Scale all gradients so that their global norm is at most `limit` (0: only measure); the norm before.
 
-    A sharded parameter counts on every tensor-parallel rank, a replicated one on the first, a tied one once.
+    A sharded parameter counts on every tensor-parallel rank, a replicated one on the first, a tied one once, where the
+    `first` stage is.
     """
     total = torch.zeros((), dtype=torch.float64)
     for name in sorted(parameters):
         counted = mesh.tp_rank == 0 or family.row(name).tp_dim is not None
-        copy = name == TIED and not mesh.first
+        copy = name == TIED and not first
         if counted and not copy:
             total += _grad(parameters[name]).double().square().sum()
     norm = float(group.sum_(total).sqrt())

@@ -1,4 +1,4 @@
-"""The mesh of ranks: pipeline x data x tensor, tensor fastest, so that the chattiest axis stays on one machine."""
+"""The mesh of ranks: pipeline x data x context x tensor, tensor fastest: the chattiest axis stays on one machine."""
 
 from __future__ import annotations
 
@@ -10,45 +10,50 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from mcc.train.compress.collective import Collective
 from mcc.train.compress.wire import Wire
 
+AXES = ("pp", "dp", "cp", "tp")
+
 
 @dataclass(frozen=True)
 class Mesh:
     """This rank's place, and its process groups.
 
-    `device` is the torch mesh with axes (pp, dp, tp). `model` joins the ranks of one replica; `embedding` joins the
-    first and the last stages of all replicas at this rank's tensor-parallel place, or is None in between.
+    Attributes:
+        device: torch's mesh with the axes (pp, dp, cp, tp).
+        replicas: the ranks that hold the same parameters, data x context parallel: their gradients are averaged.
+        model: all ranks of one replica and one slice of the tokens, pipeline x tensor parallel.
+        embedding: the replicas of the first and of the last pipeline stage at this rank's tensor-parallel place, or
+            None in between: they hold the tied embedding.
     """
 
     device: DeviceMesh
     tp: int
     pp: int
     dp: int
+    cp: int
     tp_rank: int
     pp_rank: int
     dp_rank: int
+    cp_rank: int
+    replicas: dist.ProcessGroup
     model: dist.ProcessGroup
     embedding: dist.ProcessGroup | None
     wire: Wire
 
     @property
-    def first(self) -> bool:
-        """Whether this rank is on the first pipeline stage."""
-        return self.pp_rank == 0
-
-    @property
-    def last(self) -> bool:
-        """Whether this rank is on the last pipeline stage."""
-        return self.pp_rank == self.pp - 1
-
-    @property
     def place(self) -> str:
         """This rank's place in words, for messages."""
-        return f"pp {self.pp_rank}, dp {self.dp_rank}, tp {self.tp_rank}"
+        return f"pp {self.pp_rank}, dp {self.dp_rank}, cp {self.cp_rank}, tp {self.tp_rank}"
 
     def collective(self, axis: str, site: str) -> Collective:
-        """The collectives of one axis (`tp`, `pp`, `dp`), counted under `site`."""
+        """The collectives of one axis (`tp`, `pp`, `dp`, `cp`), counted under `site`."""
         size, rank = getattr(self, axis), getattr(self, f"{axis}_rank")
         return Collective(self.device.get_group(axis), size, rank, self.wire, site)
+
+    def replicas_sum(self, site: str) -> Collective:
+        """The collectives of the ranks that hold the same parameters, counted under `site`."""
+        return Collective(
+            self.replicas, self.dp * self.cp, self.dp_rank * self.cp + self.cp_rank, self.wire, site
+        )  # fmt: skip
 
     def embedding_sum(self) -> Collective:
         """The sum over both copies of a tied embedding and all replicas, counted under `embedding`."""
@@ -56,30 +61,39 @@ class Mesh:
         size = dist.get_world_size(self.embedding)
         return Collective(self.embedding, size, dist.get_rank(self.embedding), self.wire, "embedding")
 
-    def stage_rank(self, stage: int) -> int:
-        """Global rank of pipeline stage `stage` at this rank's data- and tensor-parallel place."""
-        return int(self.device.mesh[stage, self.dp_rank, self.tp_rank])
-
-    def layers(self, num_layers: int) -> range:
-        """The layers of this rank's stage: even, the first stages taking what is left over."""
-        share, rest = divmod(num_layers, self.pp)
-        start = self.pp_rank * share + min(self.pp_rank, rest)
-        return range(start, start + share + (self.pp_rank < rest))
+    def stage_rank(self, pp_rank: int) -> int:
+        """Global rank of pipeline rank `pp_rank` at this rank's place on the other axes."""
+        return int(self.device.mesh[pp_rank, self.dp_rank, self.cp_rank, self.tp_rank])
 
 
-def build_mesh(tp: int, pp: int, dp: int, device_type: str = "cpu") -> Mesh:
-    """The mesh over the default process group, whose size is tp*pp*dp. Collective: every rank calls it."""
-    device = init_device_mesh(device_type, (pp, dp, tp), mesh_dim_names=("pp", "dp", "tp"))
-    pp_rank, dp_rank, tp_rank = device.get_coordinate()
+def build_mesh(
+    tp: int, pp: int, dp: int, cp: int = 1, ends: tuple[int, ...] | None = None, device_type: str = "cpu"
+) -> Mesh:
+    """The mesh over the default process group, whose size is tp*pp*dp*cp. Collective: every rank calls it.
+
+    Args:
+        tp, pp, dp, cp: ranks of each axis.
+        ends: the pipeline ranks with the first and the last stage; the first and the last rank when left out.
+        device_type: of the tensors that travel.
+    """
+    device = init_device_mesh(device_type, (pp, dp, cp, tp), mesh_dim_names=AXES)
+    pp_rank, dp_rank, cp_rank, tp_rank = device.get_coordinate()
+    ends = (0, pp - 1) if ends is None else ends
     ranks = device.mesh
-    model = embedding = None
+    replicas = model = embedding = None
     # Every rank creates every group, in the same order: new_group is collective over the world.
+    for stage in range(pp):
+        for shard in range(tp):
+            group = dist.new_group(ranks[stage, :, :, shard].flatten().tolist())
+            replicas = group if (stage, shard) == (pp_rank, tp_rank) else replicas
     for replica in range(dp):
-        group = dist.new_group(ranks[:, replica, :].flatten().tolist())
-        model = group if replica == dp_rank else model
+        for part in range(cp):
+            group = dist.new_group(ranks[:, replica, part, :].flatten().tolist())
+            model = group if (replica, part) == (dp_rank, cp_rank) else model
     for shard in range(tp):
-        ends = sorted({*ranks[0, :, shard].tolist(), *ranks[-1, :, shard].tolist()})
-        group = dist.new_group(ends)
-        embedding = group if shard == tp_rank and pp_rank in (0, pp - 1) else embedding
-    assert model is not None
-    return Mesh(device, tp, pp, dp, tp_rank, pp_rank, dp_rank, model, embedding, Wire())
+        group = dist.new_group(sorted({rank for end in ends for rank in ranks[end, :, :, shard].flatten().tolist()}))
+        embedding = group if shard == tp_rank and pp_rank in ends else embedding
+    assert replicas is not None and model is not None
+    return Mesh(
+        device, tp, pp, dp, cp, tp_rank, pp_rank, dp_rank, cp_rank, replicas, model, embedding, Wire()
+    )  # fmt: skip

@@ -1,233 +1,206 @@
-"""Pipeline parallelism on torch's own schedules, each message one compressed payload.
-
-`CompressedStage` replaces the tensor of every send and receive that torch's stage asks for by one flat payload, and
-decodes it where torch takes what it received. A micro-batch's index is the method's argument, so codecs see it.
-"""
+"""Pipeline parallelism on torch's own schedules: one step over all micro-batches, and forward-only evaluation."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
-from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
-from torch.distributed.pipelining.schedules import PipelineScheduleSingle
+from torch import Tensor, nn
+from torch.distributed.pipelining import (
+    Schedule1F1B,
+    ScheduleDualPipeV,
+    ScheduleGPipe,
+    ScheduleInterleaved1F1B,
+    ScheduleInterleavedZeroBubble,
+    ScheduleLoopedBFS,
+    ScheduleZBVZeroBubble,
+)
 
 from mcc.core.errors import UsageError
-from mcc.models.base.transformer import Stage
-from mcc.train.compress.codec import Codec, TensorSpec, pack, unpack
+from mcc.train.compress.codec import Codec, TensorSpec
 from mcc.train.compress.spec import CodecSpec
 from mcc.train.parallel.mesh import Mesh
+from mcc.train.parallel.stages import Stages
 from mcc.train.parallel.tensor import Clock
-
-SCHEDULES: dict[str, type[PipelineScheduleSingle]] = {"1f1b": Schedule1F1B, "gpipe": ScheduleGPipe}
-Loss = Callable[[Tensor, Tensor], Tensor]
+from mcc.train.parallel.wire_stage import Chunk, WireStage
 
 
-class CompressedStage(PipelineStage):
-    """A pipeline stage whose neighbours exchange payloads. Without codecs it is torch's, with its bytes counted.
+@dataclass(frozen=True)
+class Schedule:
+    """One of torch's schedules.
+
+    Attributes:
+        single: with one stage a rank, or None. several: with more, or None.
+        v: stages lie as a V, two a rank.
+        splits: the backward pass is split into that of inputs and that of weights (zero bubble).
+    """
+
+    single: Any
+    several: Any
+    v: bool = False
+    splits: bool = False
+
+
+SCHEDULES = {
+    "gpipe": Schedule(ScheduleGPipe, ScheduleLoopedBFS),
+    "1f1b": Schedule(Schedule1F1B, ScheduleInterleaved1F1B),
+    "zero-bubble": Schedule(ScheduleInterleavedZeroBubble, ScheduleInterleavedZeroBubble, splits=True),
+    "zbv": Schedule(None, ScheduleZBVZeroBubble, v=True, splits=True),
+    "dualpipev": Schedule(None, ScheduleDualPipeV, v=True, splits=True),
+}
+
+# (micro-batch, a stage's index, its input) -> its output: hidden states, or the last stage's share of the loss.
+Run = Callable[[int, int, Tensor], Tensor]
+
+
+class Pipeline:
+    """The forward and backward passes of a step over all its micro-batches.
 
     Args:
-        forward, backward: the codecs of `pp.forward` and `pp.backward`, or None.
+        modules: this rank's stages, by index.
+        stages: all stages.
+        mesh: this rank's place.
+        schedule: a name of `SCHEDULES`.
+        compress: the codec of each site.
+        clock: the engine's.
+        run: computes a stage on a micro-batch.
+        tokens: shape of a micro-batch's token ids.
         hidden: shape and dtype of the activations at a stage boundary.
     """
 
     def __init__(
         self,
-        module: Stage,
+        modules: Mapping[int, nn.Module],
+        stages: Stages,
         mesh: Mesh,
-        hidden: TensorSpec,
-        output: TensorSpec,
-        forward: CodecSpec | None,
-        backward: CodecSpec | None,
-        clock: Clock,
-    ) -> None:
-        B, T, _ = hidden.shape
-        # Static shapes: inferring them would run the module, and codecs with state, once too often.
-        example = torch.empty(B, T, dtype=torch.long) if mesh.first else _example(hidden)
-        super().__init__(
-            module,
-            mesh.pp_rank,
-            mesh.pp,
-            torch.device("cpu"),
-            input_args=example,
-            output_args=_example(output if mesh.last else hidden),
-            group=mesh.device.get_group("pp"),
-        )
-        self.wire, self.clock = mesh.wire, clock
-        self.specs = {"pp.forward": forward, "pp.backward": backward}
-        self.ends: dict[str, Codec] = {}
-        before, after = f"boundary{mesh.pp_rank - 1}", f"boundary{mesh.pp_rank}"
-        for spec, key, there in (
-            (forward, f"{after}/send", not mesh.last),
-            (forward, f"{before}/receive", not mesh.first),
-            (backward, f"{before}/send", not mesh.first),
-            (backward, f"{after}/receive", not mesh.last),
-        ):
-            if spec is not None and there:
-                boundary, end = key.split("/")
-                self.ends[f"{spec.site}/{end}"] = spec.make(hidden, boundary)
-        self.messages: dict[tuple[str, int], Tensor] = {}
-
-    def get_fwd_send_ops(self, fwd_chunk_id: int) -> list[dist.P2POp]:
-        return self._send(super().get_fwd_send_ops(fwd_chunk_id), "pp.forward", fwd_chunk_id)
-
-    def get_bwd_send_ops(self, bwd_chunk_id: int) -> list[dist.P2POp]:
-        return self._send(super().get_bwd_send_ops(bwd_chunk_id), "pp.backward", bwd_chunk_id)
-
-    def get_fwd_recv_ops(self, fwd_chunk_id: int) -> list[dist.P2POp]:
-        return self._receive(super().get_fwd_recv_ops(fwd_chunk_id), "pp.forward", fwd_chunk_id)
-
-    def get_bwd_recv_ops(self, bwd_chunk_id: int) -> list[dist.P2POp]:
-        return self._receive(super().get_bwd_recv_ops(bwd_chunk_id), "pp.backward", bwd_chunk_id)
-
-    def _retrieve_recv_activations(self, fwd_chunk_id: int) -> Any:
-        if not self.is_first:
-            self._decode("pp.forward", fwd_chunk_id, self.args_recv_info[fwd_chunk_id])
-        return super()._retrieve_recv_activations(fwd_chunk_id)
-
-    def _retrieve_recv_grads(self, bwd_chunk_id: int) -> Any:
-        self._decode("pp.backward", bwd_chunk_id, self.grad_recv_info[bwd_chunk_id])
-        return super()._retrieve_recv_grads(bwd_chunk_id)
-
-    def _codec(self, site: str, end: str) -> Codec | None:
-        return self.ends.get(f"{site}/{end}") if self.clock.active(self.specs[site]) else None
-
-    def _send(self, ops: list[dist.P2POp], site: str, microbatch: int) -> list[dist.P2POp]:
-        codec = self._codec(site, "send")
-        for op in ops:
-            # gloo takes a short message into a longer buffer without a word, so sizes are checked here.
-            assert codec is None or op.tensor.shape == codec.spec.shape, f"{site}: {op.tensor.shape}"
-            if codec is not None:
-                with torch.no_grad():
-                    op.tensor = pack(codec.encode(op.tensor.detach(), self.clock.context(microbatch)))
-                assert op.tensor.numel() == codec.payload_bytes, f"{site}: {op.tensor.numel()} bytes"
-            else:
-                op.tensor = op.tensor.contiguous()
-            self.wire.add(site, op.tensor.nbytes)
-        return ops
-
-    def _receive(self, ops: list[dist.P2POp], site: str, microbatch: int) -> list[dist.P2POp]:
-        codec = self._codec(site, "receive")
-        if codec is None:
-            return ops
-        for op in ops:
-            op.tensor = torch.empty(codec.payload_bytes, dtype=torch.uint8)
-            self.messages[site, microbatch] = op.tensor
-        return ops
-
-    def _decode(self, site: str, microbatch: int, infos: Any) -> None:
-        codec = self._codec(site, "receive")
-        if codec is None:
-            return
-        (info,) = infos
-        message = self.messages.pop((site, microbatch))
-        with torch.no_grad():
-            info.buffer.copy_(codec.decode(unpack(message, codec.payload()), self.clock.context(microbatch)))
-
-
-def _example(spec: TensorSpec) -> Tensor:
-    return torch.empty(spec.shape, dtype=spec.dtype, device="meta", requires_grad=True)
-
-
-class Pipeline:
-    """The forward and backward passes of one step over all micro-batches, and forward-only evaluation.
-
-    Args:
-        module: this rank's stage.
-        mesh: the mesh.
-        microbatches: micro-batches a step.
-        shape: (B, T) of one micro-batch.
-        schedule: a name of `SCHEDULES`.
-        compress: the codec of each site.
-        clock: the engine's clock.
-        loss: (local logits, targets) -> mean loss of a micro-batch.
-
-    Raises:
-        UsageError: the schedule needs more micro-batches.
-    """
-
-    def __init__(
-        self,
-        module: Stage,
-        mesh: Mesh,
-        microbatches: int,
-        shape: tuple[int, int],
         schedule: str,
         compress: Mapping[str, CodecSpec],
         clock: Clock,
-        loss: Loss,
+        run: Run,
+        tokens: tuple[int, ...],
+        hidden: TensorSpec,
     ) -> None:
-        self.module, self.mesh, self.microbatches, self.shape, self.loss = module, mesh, microbatches, shape, loss
-        self.hidden = TensorSpec((*shape, module.config.hidden_size), torch.float32)
-        self.schedule: PipelineScheduleSingle | None = None
-        self.ends: dict[str, Codec] = {}
-        if mesh.pp == 1:
-            return
-        check_microbatches(schedule, microbatches, mesh.pp)
-        rows = module.config.padded_vocab_size(mesh.tp) // mesh.tp
-        stage = CompressedStage(
-            module,
-            mesh,
-            self.hidden,
-            TensorSpec((*shape, rows), torch.float32),
-            compress.get("pp.forward"),
-            compress.get("pp.backward"),
-            clock,
-        )
-        self.ends = stage.ends
-        self.schedule = SCHEDULES[schedule](stage, microbatches, loss_fn=self._share, scale_grads=False)
+        self.modules, self.stages, self.mesh, self.kind = modules, stages, mesh, SCHEDULES[schedule]
+        self.run, self.hidden = run, hidden
+        self.wired: list[WireStage] = []
+        self._schedule: Any = None
+        if mesh.pp > 1:
+            self.wired = [
+                WireStage(self._chunk(index), index, stages, mesh, tokens, hidden, compress, clock) for index in modules
+            ]
 
-    def step(self, tokens_NT: Tensor, targets_NT: Tensor) -> float:
-        """The mean loss over this replica's N samples (0 off the last stage); its gradients are accumulated."""
-        if self.schedule is None:
+    def _chunk(self, index: int) -> Chunk:
+        return Chunk(self.modules[index], lambda microbatch, x: self.run(microbatch, index, x))
+
+    @property
+    def first(self) -> bool:
+        """Whether this rank has the first stage."""
+        return 0 in self.modules
+
+    @property
+    def last(self) -> bool:
+        """Whether this rank has the last stage."""
+        return self.stages.last in self.modules
+
+    def codecs(self) -> dict[str, Codec]:
+        """Every codec in use, by site and key."""
+        return {key: codec for stage in self.wired for key, codec in stage.codecs().items()}
+
+    def step(self, tokens_NT: Tensor, microbatches: int) -> float:
+        """The sum of the micro-batches' losses (0 off the last stage); gradients are accumulated.
+
+        Args:
+            tokens_NT: token ids of this replica, its micro-batches one after the other.
+            microbatches: how many.
+        """
+        if self.mesh.pp == 1:
             total = 0.0
-            pairs = zip(tokens_NT.chunk(self.microbatches), targets_NT.chunk(self.microbatches), strict=True)
-            for tokens_BT, targets_BT in pairs:
-                share = self._share(self.module(tokens_BT), targets_BT)
-                share.backward()
-                total += share.item()
+            for index, tokens_BT in enumerate(tokens_NT.chunk(microbatches)):
+                loss = self.run(index, 0, tokens_BT)
+                loss.backward()
+                total += loss.item()
             return total
+        schedule = self._schedule_for(microbatches)
         losses: list[Tensor] = []
-        inputs = (tokens_NT,) if self.mesh.first else ()
-        target = targets_NT if self.mesh.last else None
-        self.schedule.step(*inputs, target=target, losses=losses if self.mesh.last else None, return_outputs=False)
+        inputs = (tokens_NT,) if self.first else ()
+        # The last stage's module gives the loss itself; torch asks for a target all the same.
+        target = torch.zeros(microbatches) if self.last else None
+        schedule.step(*inputs, target=target, losses=losses if self.last else None, return_outputs=False)
         return float(sum(loss.item() for loss in losses))
 
     @torch.no_grad()
-    def evaluate(self, tokens_NT: Tensor, targets_NT: Tensor) -> float:
-        """The mean loss over this replica's N samples, nothing compressed; 0 off the last stage."""
-        total = 0.0
-        for tokens_BT, targets_BT in zip(
-            tokens_NT.chunk(self.microbatches), targets_NT.chunk(self.microbatches), strict=True
-        ):
-            x = tokens_BT
-            if not self.mesh.first:
-                x = torch.empty(self.hidden.shape, dtype=self.hidden.dtype)
-                dist.recv(x, self.mesh.stage_rank(self.mesh.pp_rank - 1), group=self.mesh.device.get_group("pp"))
-            y = self.module(x)
-            if self.mesh.last:
-                total += self._share(y, targets_BT).item()
-            else:
-                group = self.mesh.device.get_group("pp")
-                dist.send(y.contiguous(), self.mesh.stage_rank(self.mesh.pp_rank + 1), group=group)
-        return total
+    def evaluate(self, tokens_NT: Tensor, microbatches: int) -> None:
+        """Run every stage on every micro-batch, nothing compressed: stage by stage, so that ranks work at once."""
+        group = self.mesh.device.get_group("pp")
+        chunks = tokens_NT.chunk(microbatches)
+        local: dict[tuple[int, int], Tensor] = {}
+        sent: list[tuple[Any, Tensor]] = []
+        for index in self.modules:
+            for microbatch in range(microbatches):
+                if index == 0:
+                    x = chunks[microbatch]
+                elif (index - 1) in self.modules:
+                    x = local.pop((index - 1, microbatch))
+                else:
+                    x = torch.empty(self.hidden.shape, dtype=self.hidden.dtype)
+                    dist.recv(x, self.mesh.stage_rank(self.stages.rank_of(index - 1)), group=group)
+                y = self.run(microbatch, index, x)
+                if index == self.stages.last:
+                    continue
+                if (index + 1) in self.modules:
+                    local[index, microbatch] = y
+                else:
+                    y = y.contiguous()
+                    peer = self.mesh.stage_rank(self.stages.rank_of(index + 1))
+                    sent.append((dist.isend(y, peer, group=group), y))
+        for work, _ in sent:
+            work.wait()
 
-    def _share(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """A micro-batch's part of the mean loss: gradients then accumulate to the mean's."""
-        return self.loss(logits, targets) / self.microbatches
+    def _schedule_for(self, microbatches: int) -> Any:
+        """torch's schedule of so many micro-batches; another number (batch ramp-up) makes another."""
+        if self._schedule is None or self._schedule._n_microbatches != microbatches:
+            several = len(self.wired) > 1 or self.kind.single is self.kind.several
+            make, held = (self.kind.several, self.wired) if several else (self.kind.single, self.wired[0])
+            self._schedule = make(held, microbatches, loss_fn=_own_loss, scale_grads=False)
+        return self._schedule
 
 
-def check_microbatches(schedule: str, microbatches: int, pp: int) -> None:
-    """Refuse a step too short to fill the pipeline.
+def _own_loss(output: Tensor, target: Tensor) -> Tensor:
+    # A tensor of its own: torch detaches the stage's output after its backward pass.
+    return output.clone()
+
+
+def check_schedule(schedule: str, vpp: int, microbatches: int, pp: int) -> None:
+    """Refuse what the schedule cannot do, with the numbers.
 
     Raises:
-        UsageError: 1F1B with fewer micro-batches than stages.
+        UsageError: the schedule needs another number of stages a rank, or of micro-batches.
     """
-    if schedule == "1f1b" and microbatches < pp:
+    kind = SCHEDULES[schedule]
+    if pp == 1:
+        if vpp > 1:
+            raise UsageError(f"vpp = {vpp} needs pipeline stages on several ranks", "--pp 2 or more")
+        return
+    if kind.v and vpp != 2:
+        raise UsageError(f"schedule {schedule} has 2 stages a rank, not vpp = {vpp}", "--vpp 2")
+    hint = "raise --global-batch-size, or lower --micro-batch-size"
+    if schedule == "dualpipev" and microbatches < pp * vpp:
+        raise UsageError(
+            f"schedule dualpipev needs at least pp*vpp = {pp * vpp} micro-batches a step, but there are {microbatches}",
+            hint,
+        )
+    if schedule == "1f1b" and vpp == 1 and microbatches < pp:
         raise UsageError(
             f"schedule 1f1b needs at least pp = {pp} micro-batches a step, but there are {microbatches}",
-            "raise --global-batch-size, lower --micro-batch-size, or use --schedule gpipe",
+            f"{hint}, or use --schedule gpipe",
+        )
+    looped = schedule == "zero-bubble" or (schedule == "1f1b" and vpp > 1)
+    if looped and microbatches % max(1, microbatches // pp):
+        raise UsageError(
+            f"schedule {schedule} with vpp = {vpp} goes in rounds of pp = {pp} micro-batches, but there are "
+            f"{microbatches}",
+            f"make --global-batch-size a multiple of {pp} micro-batches",
         )

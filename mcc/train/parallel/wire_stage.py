@@ -1,0 +1,160 @@
+"""A stage of torch's pipelines whose messages are one compressed payload each.
+
+`WireStage` replaces the tensor of every send and receive that torch's stage asks for by one flat payload, and decodes
+it where torch takes what it received. A micro-batch's index is the method's argument, so codecs see it. Neighbouring
+stages on one rank (V schedules) hand tensors over without a message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.pipelining import PipelineStage
+
+from mcc.train.compress.codec import Codec, TensorSpec, pack, unpack
+from mcc.train.compress.spec import CodecSpec
+from mcc.train.parallel.mesh import Mesh
+from mcc.train.parallel.stages import Stages
+from mcc.train.parallel.tensor import Clock
+
+
+class Chunk(nn.Module):
+    """A stage as torch's schedules call it: it knows which micro-batch it works on.
+
+    Args:
+        stage: the model's part.
+        run: (micro-batch, stage's input) -> hidden states, or the last stage's loss.
+    """
+
+    def __init__(self, stage: nn.Module, run: Callable[[int, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.stage = stage
+        self.run = run
+        self.microbatch = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(self.microbatch, x)
+
+
+class WireStage(PipelineStage):
+    """A pipeline stage whose neighbours exchange payloads. Without codecs it is torch's, with its bytes counted.
+
+    Args:
+        chunk: the stage's module; the last stage's returns its loss.
+        index: of the stage. stages: all of them.
+        mesh: this rank's place.
+        tokens: shape of a micro-batch's token ids.
+        hidden: shape and dtype of the activations at a stage boundary.
+        compress: the codec of each site; those of `pp.forward` and `pp.backward` are used here.
+        clock: the engine's.
+    """
+
+    def __init__(
+        self,
+        chunk: Chunk,
+        index: int,
+        stages: Stages,
+        mesh: Mesh,
+        tokens: tuple[int, ...],
+        hidden: TensorSpec,
+        compress: Mapping[str, CodecSpec],
+        clock: Clock,
+    ) -> None:
+        loss = torch.empty((), device="meta", requires_grad=True)
+        # Static shapes: inferring them would run the module, and codecs with state, once too often.
+        super().__init__(
+            chunk,
+            index,
+            len(stages),
+            torch.device("cpu"),
+            input_args=torch.empty(tokens, dtype=torch.long) if index == 0 else _example(hidden),
+            output_args=loss if index == stages.last else _example(hidden),
+            group=mesh.device.get_group("pp"),
+        )
+        self.chunk, self.wire, self.clock = chunk, mesh.wire, clock
+        self.specs = {site: compress.get(site) for site in ("pp.forward", "pp.backward")}
+        self.ends: dict[tuple[str, str], Codec] = {}
+        self.messages: dict[tuple[str, int], Tensor] = {}
+        for site, end, neighbour in (
+            ("pp.forward", "receive", index - 1),
+            ("pp.backward", "send", index - 1),
+            ("pp.forward", "send", index + 1),
+            ("pp.backward", "receive", index + 1),
+        ):
+            spec = self.specs[site]
+            apart = 0 <= neighbour < len(stages) and stages.rank_of(neighbour) != mesh.pp_rank
+            if spec is not None and apart:
+                self.ends[site, end] = spec.make(hidden, f"boundary{min(index, neighbour)}")
+
+    def codecs(self) -> dict[str, Codec]:
+        """Every codec in use, by site, boundary and end."""
+        before, after = f"boundary{self.stage_index - 1}", f"boundary{self.stage_index}"
+        where = {("pp.forward", "receive"): before, ("pp.backward", "send"): before}
+        return {f"{site}/{where.get((site, end), after)}/{end}": codec for (site, end), codec in self.ends.items()}
+
+    def forward_one_chunk(self, fwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
+        self.chunk.microbatch = fwd_chunk_id
+        return super().forward_one_chunk(fwd_chunk_id, *args, **kwargs)
+
+    def get_fwd_send_ops(self, fwd_chunk_id: int) -> list[dist.P2POp]:
+        return self._send(super().get_fwd_send_ops(fwd_chunk_id), "pp.forward", fwd_chunk_id)
+
+    def get_bwd_send_ops(self, bwd_chunk_id: int) -> list[dist.P2POp]:
+        return self._send(super().get_bwd_send_ops(bwd_chunk_id), "pp.backward", bwd_chunk_id)
+
+    def get_fwd_recv_ops(self, fwd_chunk_id: int) -> list[dist.P2POp]:
+        return self._receive(super().get_fwd_recv_ops(fwd_chunk_id), "pp.forward", fwd_chunk_id)
+
+    def get_bwd_recv_ops(self, bwd_chunk_id: int) -> list[dist.P2POp]:
+        return self._receive(super().get_bwd_recv_ops(bwd_chunk_id), "pp.backward", bwd_chunk_id)
+
+    def _retrieve_recv_activations(self, fwd_chunk_id: int) -> Any:
+        if not self.is_first:
+            self._decode("pp.forward", fwd_chunk_id, self.args_recv_info[fwd_chunk_id])
+        return super()._retrieve_recv_activations(fwd_chunk_id)
+
+    def _retrieve_recv_grads(self, bwd_chunk_id: int) -> Any:
+        self._decode("pp.backward", bwd_chunk_id, self.grad_recv_info[bwd_chunk_id])
+        return super()._retrieve_recv_grads(bwd_chunk_id)
+
+    def _codec(self, site: str, end: str) -> Codec | None:
+        return self.ends.get((site, end)) if self.clock.active(self.specs[site]) else None
+
+    def _send(self, ops: list[dist.P2POp], site: str, microbatch: int) -> list[dist.P2POp]:
+        codec = self._codec(site, "send")
+        for op in ops:
+            # gloo takes a short message into a longer buffer without a word, so sizes are checked here.
+            assert codec is None or op.tensor.shape == codec.spec.shape, f"{site}: {op.tensor.shape}"
+            if codec is not None:
+                with torch.no_grad():
+                    op.tensor = pack(codec.encode(op.tensor.detach(), self.clock.context(microbatch)))
+                assert op.tensor.numel() == codec.payload_bytes, f"{site}: {op.tensor.numel()} bytes"
+            else:
+                op.tensor = op.tensor.contiguous()
+            self.wire.add(site, op.tensor.nbytes)
+        return ops
+
+    def _receive(self, ops: list[dist.P2POp], site: str, microbatch: int) -> list[dist.P2POp]:
+        codec = self._codec(site, "receive")
+        if codec is None:
+            return ops
+        for op in ops:
+            op.tensor = torch.empty(codec.payload_bytes, dtype=torch.uint8)
+            self.messages[site, microbatch] = op.tensor
+        return ops
+
+    def _decode(self, site: str, microbatch: int, infos: Any) -> None:
+        codec, message = self._codec(site, "receive"), self.messages.pop((site, microbatch), None)
+        if codec is None or message is None:
+            return
+        (info,) = infos
+        with torch.no_grad():
+            info.buffer.copy_(codec.decode(unpack(message, codec.payload()), self.clock.context(microbatch)))
+
+
+def _example(spec: TensorSpec) -> Tensor:
+    return torch.empty(spec.shape, dtype=spec.dtype, device="meta", requires_grad=True)
