@@ -122,6 +122,8 @@ def run(job: Job[ReportT], workers: int = 1, reporter: Reporter = SILENT) -> Rep
     started = time.perf_counter()
     with opened(job.output, job.fingerprint()) as work:
         work.started = started
+        if work.is_stale(job.outputs):
+            work.clear()
         for phase in job.phases:
             run_phase(phase, work, job.name, workers, reporter)
         return finish(job, work, reporter)
@@ -148,6 +150,7 @@ def finish(job: Job[ReportT], work: Work, reporter: Reporter) -> ReportT:
     counts: Counter[str] = Counter()
     for phase in job.phases:
         counts.update(work.counts(phase.name))
+    work.set_publishing()
     report = job.report(counts, work)
     if report.documents_in and not report.documents_out and job.outputs:
         reporter.warn(f"{job.name}: no document is left of {report.documents_in}")
@@ -211,7 +214,11 @@ def step_report(
 ) -> ReportT:
     """A report from the usual counts: `documents_in`, `chars_in`, ..., `rejected:REASON`, `bad_lines`."""
     rejected = {key.partition(":")[2]: count for key, count in sorted(counts.items()) if key.startswith("rejected:")}
-    written = [str(output.path) for output in outputs if not output.optional or work.size_of(output)]
+    written = [
+        str(output.path)
+        for output in outputs
+        if not output.optional or work.size_of(output) or work.is_published(output)
+    ]
     values: dict[str, Any] = {
         "step": name,
         **{key: counts.get(key, 0) for key in ("documents_in", "documents_out", "chars_in", "chars_out", "bad_lines")},

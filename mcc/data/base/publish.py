@@ -57,11 +57,12 @@ def records_path(path: Path) -> Path:
 def publish(output: Output, work: Work) -> None:
     """Move or join the files of an output to its name. Done again after a kill, it does nothing twice."""
     files = work.files_of(output)
-    if not any(file.exists() for file in files) and output.path.exists() and not output.optional:
-        return  # a killed run came as far as this
+    if work.is_published(output):
+        for file in files:  # those that a killed run had still to delete
+            remove(file)
+        return
     if output.optional and not work.size_of(output):
-        if files and all(file.exists() for file in files):
-            remove(output.path)
+        remove(output.path)
         return
     if output.path.suffix.lower() in PARQUET:
         with atomic_path(output.path) as temporary:
@@ -69,7 +70,6 @@ def publish(output: Output, work: Work) -> None:
     elif len(files) == 1 and work.size_of(output):
         output.path.parent.mkdir(parents=True, exist_ok=True)
         _move(files[0], output.path)
-        return
     else:
         with atomic_path(output.path) as temporary, temporary.open("wb") as joined:
             for file in files:
@@ -77,6 +77,7 @@ def publish(output: Output, work: Work) -> None:
                     shutil.copyfileobj(source, joined, _COPY_BYTES)
             if not joined.tell():
                 joined.write(pack_empty(output.path.suffix.lower()))
+    work.set_published(output)
     for file in files:
         remove(file)
 

@@ -11,7 +11,7 @@ import fcntl
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -22,12 +22,14 @@ from mcc.core.errors import MccError
 from mcc.core.files import remove, write_text
 from mcc.data.base.part import Done, totals
 
-_KEY, _JOURNAL, _LOCK = "key.json", "journal", "lock"
+_KEY, _JOURNAL, _LOCK, _PUBLISHED = "key.json", "journal", "lock", "published"
 
 
 class Placed(Protocol):
-    """Where an output comes from: a phase's stream, or a file in the folder."""
+    """An output, and where it comes from: a phase's stream, or a file in the folder."""
 
+    @property
+    def path(self) -> Path: ...
     @property
     def phase(self) -> str | None: ...
     @property
@@ -82,6 +84,34 @@ class Work:
         folder = self.shard(phase, 0)
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / _JOURNAL, json.dumps({"counts": dict(counts), "end": True}) + "\n")
+
+    def set_publishing(self) -> None:
+        """Say that all phases are done."""
+        (self.folder / _PUBLISHED).touch()
+
+    def set_published(self, output: Placed) -> None:
+        """Say that an output has its name."""
+        with (self.folder / _PUBLISHED).open("ab", buffering=0) as file:
+            file.write(json.dumps(str(output.path)).encode() + b"\n")
+
+    def is_published(self, output: Placed) -> bool:
+        """Whether an output has its name, when all phases are done: what it is made of may have been moved there."""
+        path = self.folder / _PUBLISHED
+        if path.exists() and json.dumps(str(output.path)).encode() in path.read_bytes().splitlines():
+            return True
+        return not any(file.exists() for file in self.files_of(output))
+
+    def is_stale(self, outputs: Sequence[Placed]) -> bool:
+        """Whether a killed run gave outputs their names, and somebody has taken one away since."""
+        if not (self.folder / _PUBLISHED).exists():
+            return False
+        return any(self.is_published(output) and not output.path.exists() for output in outputs)
+
+    def clear(self) -> None:
+        """Forget all that was done."""
+        for found in self.folder.iterdir():
+            if found.name not in (_KEY, _LOCK):
+                remove(found)
 
     def size_of(self, output: Placed) -> int:
         """Bytes that an output will have, before it is converted."""

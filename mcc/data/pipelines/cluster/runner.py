@@ -46,6 +46,8 @@ class ClusterRunner(ABC):
         logger.remove()  # datatrove's log is in files; what the user must know is told by exceptions
         with opened(job.output, [job.fingerprint(), self.tasks], keep=True) as work:
             remove(work.folder / "failed")
+            if work.is_stale(job.outputs):
+                work.clear()
             phases = [
                 _Phase(job, index, make, work, self.tasks)
                 for index in range(len(job.phases) + 1)
