@@ -4,8 +4,8 @@
 
 A softmax over all keys is put together from the softmaxes over blocks of them by each block's log-sum-exp (online
 softmax, Milakov and Gimelshein, arXiv 1805.02867). Backward each block needs the whole softmax's log-sum-exp and output
-alone (FlashAttention, arXiv 2205.14135, section 3.1), so no block keeps its weights. torch's fused kernels give and take
-exactly these. Statistics are float32 (float64 for float64 inputs).
+alone (FlashAttention, arXiv 2205.14135, section 3.1), so no block keeps its weights. torch's fused kernels give and
+take exactly these. Statistics are float32 (float64 for float64 inputs).
 """
 
 from __future__ import annotations
@@ -93,11 +93,13 @@ def _blind(rule: Rule) -> Tensor | None:
 
 
 def _has_kernel(q: Tensor, rule: Rule) -> bool:
-    return not rule.dropout if q.device.type == "cpu" else q.device.type == "cuda" and q.dtype != torch.float64
+    if q.device.type == "cpu":
+        return not rule.dropout
+    return q.device.type == "cuda" and q.dtype != torch.float64 and q.shape[-1] % 8 == 0
 
 
 def _flash(q: Tensor, rule: Rule) -> bool:
-    return rule.padding is None and q.dtype != torch.float32 and q.shape[-1] % 8 == 0 and q.shape[-1] <= 256
+    return rule.padding is None and q.dtype != torch.float32 and q.shape[-1] <= 256
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, rule: Rule) -> tuple[Tensor, Tensor, State]:
@@ -127,7 +129,9 @@ def _fused_backward(
     if _flash(q, rule):
         cum_q, cum_k, max_q, max_k, seed, offset = state
         op = _aten._scaled_dot_product_flash_attention_backward
-        return op(grad, q, k, v, out, lse.contiguous(), cum_q, cum_k, max_q, max_k, rule.dropout, rule.causal, seed, offset)
+        return op(
+            grad, q, k, v, out, lse.contiguous(), cum_q, cum_k, max_q, max_k, rule.dropout, rule.causal, seed, offset
+        )
     k_all, v_all = _each_head(q, k), _each_head(q, v)
     bias = _bias_of_kernel(q, k_all, rule)
     rows = F.pad(lse, (0, -lse.shape[-1] % 32), value=torch.inf)  # as the kernel's forward pass lays it out

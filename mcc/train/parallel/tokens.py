@@ -74,7 +74,9 @@ class Dealt:
 
     def whole(self, parts: Sequence[Tensor], dim: int = -1) -> Tensor:
         """The inverse of `own`: all tokens, from every rank's in order of rank."""
-        order = torch.cat([Dealt(self.size, rank, self.zigzag).positions(parts[0].shape[dim]) for rank in range(self.size)])
+        order = torch.cat(
+            [Dealt(self.size, rank, self.zigzag).positions(parts[0].shape[dim]) for rank in range(self.size)]
+        )
         return torch.cat(list(parts), dim).index_select(dim, order.argsort().to(parts[0].device))
 
     def sight(self, source: int, tokens: int, causal: bool) -> Sight | None:

@@ -1,0 +1,233 @@
+"""Ring self-attention over the context-parallel ranks: keys and values travel, queries stay.
+
+    N ranks   B batch   np query heads   ng key/value heads   T tokens of each rank   hd channels of a head
+
+Every rank holds the queries, keys and values of its own tokens (`Dealt`). In N - 1 hops each block of keys and values
+visits every rank, which attends to it while the next one is on its way. Backward the blocks travel again, and behind
+each its gradients, which every rank adds its part to and which come home at last.
+
+Sources: Li et al., Sequence Parallelism (arXiv 2105.13120); Liu et al., Ring Attention with Blockwise Transformers
+(arXiv 2310.01889). A rank sends 2(N-1) m elements forward and 4(N-1) m backward, m = B ng T hd.
+"""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mcc.train.compress.codec import TensorSpec, pack, unpack
+from mcc.train.compress.collective import Collective
+from mcc.train.parallel import blocks
+from mcc.train.parallel.tokens import Dealt, Sight
+
+_KEYS, _GRADS = 1, 2  # tags: the two kinds of message between the same pair of ranks
+_MESSAGE = 4 << 20
+
+
+class Transfer:
+    """A message on its way to the next rank, and one from the rank before. Keep it until `wait`."""
+
+    def __init__(self, message: Tensor, group: Collective, tag: int) -> None:
+        group.wire.add(group.site, message.nbytes)
+        # gloo moves host memory only.
+        self.staged = message.is_cuda and dist.get_backend(group.group) == "gloo"
+        self.device = message.device
+        self.sent = message.cpu() if self.staged else message
+        self.received = torch.empty_like(self.sent, pin_memory=self.staged)
+        ranks = dist.get_process_group_ranks(group.group)
+        after, before = ranks[(group.rank + 1) % group.size], ranks[group.rank - 1]
+        self.works = dist.batch_isend_irecv([
+            dist.P2POp(dist.isend, self.sent, after, group.group, tag),
+            dist.P2POp(dist.irecv, self.received, before, group.group, tag),
+        ])  # fmt: skip
+
+    def wait(self) -> Tensor:
+        """What the rank before sent, of the same shape; ours has left."""
+        for work in self.works:
+            work.wait()
+        return self.received.to(self.device, non_blocking=True) if self.staged else self.received
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ring:
+    """The context-parallel ranks as a ring.
+
+    Attributes:
+        keys, grads: the ranks of the axis, counting what keys and values, and what their gradients send.
+        dealt: this rank's tokens.
+        message_bytes: heads are taken a few at a time, so that a message is about so large: what travels then takes
+            little memory however long the sequence.
+    """
+
+    keys: Collective
+    grads: Collective
+    dealt: Dealt
+    message_bytes: int = _MESSAGE
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, causal: bool, padding: Tensor | None = None, dropout: float = 0.0
+    ) -> Tensor:
+        """Softmax attention of this rank's queries over the keys of all ranks. Collective.
+
+        Args:
+            q: [B, np, T, hd]. k, v: [B, ng, T, hd]. Query head h reads key/value head h // (np / ng).
+            causal: a token sees itself and those before it in the whole sequence.
+            padding: [B, T] of bool, True where this rank has a key to be seen; None on all ranks: everywhere.
+            dropout: probability that an attention weight is dropped, drawn by torch's current random state.
+
+        Returns:
+            [B, np, T, hd]; zero where a query sees no key.
+        """
+        seed = int(torch.randint(1 << 62, ())) if dropout else 0
+        out: Tensor = _Attention.apply(q, k, v, self, _Call(causal, padding, dropout, seed))
+        return out
+
+
+@dataclass(frozen=True)
+class _Call:
+    causal: bool
+    padding: Tensor | None
+    dropout: float
+    seed: int
+
+
+class _Block:
+    """A rank's keys and values of some heads as they travel: one message."""
+
+    def __init__(self, message: Tensor, specs: tuple[TensorSpec, ...], source: int) -> None:
+        self.message, self.specs, self.source = message, specs, source
+        parts = unpack(message, specs)
+        self.k, self.v = parts[:2]
+        self.padding = parts[2] if len(parts) > 2 else None
+
+    @staticmethod
+    def pack(k: Tensor, v: Tensor, padding: Tensor | None, source: int) -> _Block:
+        tensors = (k, v) if padding is None else (k, v, padding)
+        return _Block(pack(tensors), tuple(TensorSpec(tuple(x.shape), x.dtype) for x in tensors), source)
+
+    def rule(self, sight: Sight, call: _Call, rank: int) -> blocks.Rule:
+        padding = None if self.padding is None else self.padding[:, sight.keys]
+        return blocks.Rule(sight.causal, padding, call.dropout, _mix(call.seed, rank, self.source))
+
+
+def _mix(seed: int, *numbers: int) -> int:
+    text = f"{seed}/{'/'.join(map(str, numbers))}".encode()
+    return zlib.crc32(text) << 32 | zlib.crc32(text[::-1])
+
+
+def _rounds(own: _Block, ring: Ring) -> Iterator[_Block]:
+    """The blocks of all ranks, this rank's first; while one is in use, the next is on its way."""
+    block, size = own, ring.keys.size
+    for hop in range(size):
+        coming = Transfer(block.message, ring.keys, _KEYS) if hop < size - 1 else None
+        yield block
+        if coming is not None:
+            block = _Block(coming.wait(), own.specs, (block.source - 1) % size)
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, ring: Ring, call: _Call) -> Tensor:
+        ctx.ring, ctx.call, ctx.states = ring, call, []
+        q = q.contiguous()
+        out, lse = torch.empty_like(q), torch.empty(q.shape[:3], dtype=_wide(q.dtype), device=q.device)
+        saved = []
+        for part, (heads, groups) in enumerate(_parts(q, k, ring)):
+            own = _Block.pack(k[:, groups], v[:, groups], call.padding, ring.dealt.rank)
+            saved.append(own.message)
+            mine, states = _forward(q[:, heads], own, ring, replace(call, seed=_mix(call.seed, part)))
+            out[:, heads], lse[:, heads] = mine
+            ctx.states.append(states)
+        # The packed blocks are kept rather than k and v, which are often slices of one larger tensor.
+        ctx.shape = k.shape
+        ctx.save_for_backward(q, out, lse, *saved)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        q, out, lse, *saved = ctx.saved_tensors
+        ring, call = ctx.ring, ctx.call
+        grad = grads[0].contiguous()
+        lse = lse.masked_fill(lse == -torch.inf, torch.inf)  # exp(score - lse) is then 0
+        dq = torch.empty_like(q)
+        dk, dv = (torch.empty(ctx.shape, dtype=q.dtype, device=q.device) for _ in range(2))
+        for part, (heads, groups) in enumerate(_parts(q, dk, ring)):
+            shape = dk[:, groups].shape
+            specs = [TensorSpec(tuple(shape), q.dtype)] * 2
+            if call.padding is not None:
+                specs.append(TensorSpec(tuple(call.padding.shape), torch.bool))
+            own = _Block(saved[part], tuple(specs), ring.dealt.rank)
+            whole = (grad[:, heads], q[:, heads], out[:, heads], lse[:, heads])
+            found = _backward(*whole, own, ring, replace(call, seed=_mix(call.seed, part)), ctx.states[part])
+            dq[:, heads], dk[:, groups], dv[:, groups] = found
+        return dq, dk, dv, None, None
+
+
+def _forward(q: Tensor, own: _Block, ring: Ring, call: _Call) -> tuple[tuple[Tensor, Tensor], list[blocks.State]]:
+    """The output and log-sum-exp over all blocks; what each block's kernel wants to have backward."""
+    T, states = q.shape[2], []
+    out = lse = None
+    for block in _rounds(own, ring):
+        sight = ring.dealt.sight(block.source, T, call.causal)
+        if sight is None:
+            states.append(())
+            continue
+        rows, keys = (slice(None), slice(None), sight.queries), (slice(None), slice(None), sight.keys)
+        rule = block.rule(sight, call, ring.dealt.rank)
+        found, found_lse, state = blocks.attend(q[rows], block.k[keys], block.v[keys], rule)
+        states.append(state)
+        if out is None or lse is None:  # this rank's own block, all of it
+            out, lse = found.to(_wide(found.dtype)), found_lse
+        else:
+            blocks.merge(out[rows], lse[rows], found, found_lse)
+    assert out is not None and lse is not None
+    return (out, lse), states
+
+
+def _backward(
+    grad: Tensor, q: Tensor, out: Tensor, lse: Tensor, own: _Block, ring: Ring, call: _Call, states: list[blocks.State]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of the queries, and of this rank's keys and values, from all ranks."""
+    T, wide = q.shape[2], _wide(q.dtype)
+    dq = torch.zeros_like(q, dtype=wide)
+    home = torch.zeros(2, *own.k.shape, dtype=wide, device=q.device)
+    arriving: Transfer | None = None
+    for block, state in zip(_rounds(own, ring), states, strict=True):
+        sight = ring.dealt.sight(block.source, T, call.causal)
+        found = None
+        if sight is not None:
+            rows, keys = (slice(None), slice(None), sight.queries), (slice(None), slice(None), sight.keys)
+            rule = block.rule(sight, call, ring.dealt.rank)
+            k, v = block.k[keys], block.v[keys]
+            found = blocks.gradients(grad[rows], q[rows], k, v, out[rows], lse[rows].contiguous(), rule, state)
+            dq[rows] += found[0]
+        sums = home
+        if block is not own:  # what the ranks that this block visited before have found
+            sums = torch.zeros_like(home) if arriving is None else arriving.wait()
+        if found is not None and sight is not None:
+            for total, part in zip(sums, found[1:], strict=True):
+                total[:, :, sight.keys] += part
+        if block is not own:
+            arriving = Transfer(sums, ring.grads, _GRADS)
+    if arriving is not None:
+        home += arriving.wait()
+    return dq, home[0], home[1]
+
+
+def _parts(q: Tensor, k: Tensor, ring: Ring) -> list[tuple[slice, slice]]:
+    """Slices (of the query heads, of the key/value heads) to be taken one after the other."""
+    ng, group = k.shape[1], q.shape[1] // k.shape[1]
+    count = min(ng, max(1, -(-2 * k.numel() * k.element_size() // ring.message_bytes)))
+    edges = [ng * i // count for i in range(count + 1)]
+    return [(slice(start * group, end * group), slice(start, end)) for start, end in itertools.pairwise(edges)]
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
