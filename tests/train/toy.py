@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,12 +22,21 @@ MODEL = ModelConfig(
 
 
 def toy_config(
-    tp: int = 1, pp: int = 1, dp: int = 1, compress: tuple[str, ...] = (), schedule: Any = "1f1b", **run: Any
+    tp: int = 1,
+    pp: int = 1,
+    dp: int = 1,
+    compress: tuple[str, ...] = (),
+    parallel: Mapping[str, Any] | None = None,
+    model: ModelConfig = MODEL,
+    **run: Any,
 ) -> TrainConfig:
-    """A configuration for `tp*pp*dp` ranks: 8 samples a step, micro-batches of 1, so 8/dp a replica."""
+    """A configuration for `tp*pp*dp` ranks: 8 samples a step, micro-batches of 1, so 8/dp a replica.
+
+    `parallel` has more of `ParallelConfig`'s values.
+    """
     return TrainConfig(
-        model=MODEL,
-        parallel=ParallelConfig(tp=tp, pp=pp, dp=dp, schedule=schedule),
+        model=model,
+        parallel=ParallelConfig(tp=tp, pp=pp, dp=dp, **(parallel or {})),
         # The key biases' gradients are zero but for rounding; a larger epsilon keeps Adam from making steps of it.
         optim=OptimConfig(lr=3e-3, lr_warmup_iters=2, adam_eps=1e-6),
         run=RunConfig(**{"micro_batch_size": 1, "global_batch_size": 8, "train_iters": 20, **run}),
@@ -59,17 +69,24 @@ def whole_parameters(engine: Engine) -> dict[str, Tensor]:
     """Every parameter of the model, whole and without padding, gathered from all ranks (on every rank)."""
     mesh = engine.mesh
     pieces: list[Any] = [None] * dist.get_world_size()
-    mine = {name: p.detach().clone() for name, p in engine.parameters.items() if engine.pipeline.first or name != TIED}
-    place = (mesh.pp_rank, mesh.dp_rank, mesh.tp_rank)
-    dist.all_gather_object(pieces, (place, mine))
+    mine = {name: p.detach().clone() for name, p in engine.parameters.items()}
+    dist.all_gather_object(pieces, (mesh.dp_rank, mesh.cp_rank, mesh.tp_rank, mine))
+    shards: dict[str, list[Tensor]] = {}
+    tied: dict[int, Tensor] = {}
+    for dp_rank, cp_rank, tp_rank, theirs in sorted(pieces, key=lambda piece: piece[:3]):
+        if (dp_rank, cp_rank) == (0, 0):
+            for name, tensor in theirs.items():
+                if name == TIED and tp_rank in tied:
+                    assert torch.equal(tied[tp_rank], tensor)  # the two copies never part
+                    continue
+                if name == TIED:
+                    tied[tp_rank] = tensor
+                shards.setdefault(name, []).append(tensor)
     found: dict[str, Tensor] = {}
-    for stage in range(mesh.pp):
-        shards = [dict(pieces_[1]) for pieces_ in sorted(pieces, key=lambda p: p[0]) if pieces_[0][:2] == (stage, 0)]
-        for name in shards[0]:
-            row = engine.family.row(name)
-            parts = [shard[name] for shard in shards]
-            whole = parts[0] if row.tp_dim is None else torch.cat(parts, row.tp_dim)
-            found[name] = pad_rows(whole, MODEL.vocab_size) if row.shape[0] == "V" else whole
+    for name, parts in shards.items():
+        row = engine.family.row(name)
+        whole = parts[0] if row.tp_dim is None else torch.cat(parts, row.tp_dim)
+        found[name] = pad_rows(whole, engine.config.model.vocab_size) if row.shape[0] == "V" else whole
     return found
 
 
