@@ -1,0 +1,1 @@
+"""What turns token files into the samples of a training run: blends, sentence pairs, masks, indices kept on disk."""
