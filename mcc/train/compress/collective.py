@@ -1,4 +1,4 @@
-"""A process group that counts what it sends, and the compressed sum over it."""
+"""A process group that counts what it sends, and the compressed sum over it, whole or by its two halves."""
 
 from __future__ import annotations
 
@@ -59,6 +59,57 @@ class Collective:
         dist.all_to_all_single(received, sent, group=self.group)
         return list(received.chunk(self.size))
 
+    def scatter_sum(self, pieces: Sequence[Tensor]) -> Tensor:
+        """The sum over ranks of this rank's piece: a reduce-scatter of `size` pieces of one shape.
+
+        Where gloo carries it, the terms are added in order of rank.
+        """
+        if self.size == 1:
+            return pieces[0]
+        if dist.get_backend(self.group) == "nccl":
+            total = torch.empty_like(pieces[0], memory_format=torch.contiguous_format)
+            self.wire.add(self.site, (self.size - 1) * total.nbytes)
+            dist.reduce_scatter(total, [piece.contiguous() for piece in pieces], group=self.group)
+            return total
+        total, *rest = self.exchange([piece.reshape(-1) for piece in pieces])
+        for term in rest:
+            total += term
+        return total.view(pieces[0].shape)
+
+
+class CompressedScatter:
+    """A compressed reduce-scatter of one stream: each rank sums its piece from all ranks, in order of rank."""
+
+    def __init__(self, codec: CodecSpec, spec: TensorSpec, key: str, group: Collective) -> None:
+        self.group = group
+        self.slices = [codec.make(spec, f"{key}/slice{i}") for i in range(group.size)]
+
+    def __call__(self, pieces: Sequence[Tensor], context: Context) -> Tensor:
+        """The sum over ranks of this rank's piece[spec.shape], of `group.size` pieces."""
+        sent = [pack(codec.encode(piece, context)) for codec, piece in zip(self.slices, pieces, strict=True)]
+        return _sum(self.slices[self.group.rank], self.group.exchange(sent), context)
+
+    def codecs(self) -> dict[str, Codec]:
+        """The codecs in use, by name, for their state."""
+        return {f"slice{i}": codec for i, codec in enumerate(self.slices)}
+
+
+class CompressedGather:
+    """A compressed all-gather of one stream: every rank gets the same bits of every rank's piece."""
+
+    def __init__(self, codec: CodecSpec, spec: TensorSpec, key: str, group: Collective) -> None:
+        self.group = group
+        self.total = codec.make(spec, f"{key}/total{group.rank}")
+
+    def __call__(self, mine: Tensor, context: Context) -> list[Tensor]:
+        """The pieces[spec.shape] of all ranks, in order of rank."""
+        messages = self.group.gather(pack(self.total.encode(mine, context)))
+        return [self.total.decode(unpack(m, self.total.payload()), context) for m in messages]
+
+    def codecs(self) -> dict[str, Codec]:
+        """The codecs in use, by name, for their state."""
+        return {"total": self.total}
+
 
 class CompressedSum:
     """The sum over a group's ranks of one stream of tensors, compressed; every rank gets the same bits.
@@ -71,14 +122,12 @@ class CompressedSum:
     def __init__(self, codec: CodecSpec, spec: TensorSpec, key: str, group: Collective) -> None:
         self.group, self.spec = group, spec
         self.whole = codec.make(spec, key)
-        self.slices: list[Codec] = []
-        self.total: Codec | None = None
+        self.shots: tuple[CompressedScatter, CompressedGather] | None = None
         if group.size > 2 and not codec.adds_payloads:
             width = spec.shape[-1]
-            rows = -(-(torch.Size(spec.shape).numel() // width) // group.size)
-            self.slice_spec = TensorSpec((rows, width), spec.dtype)
-            self.slices = [codec.make(self.slice_spec, f"{key}/slice{i}") for i in range(group.size)]
-            self.total = codec.make(self.slice_spec, f"{key}/total{group.rank}")
+            self.rows = -(-(torch.Size(spec.shape).numel() // width) // group.size)
+            piece = TensorSpec((self.rows, width), spec.dtype)
+            self.shots = (CompressedScatter(codec, piece, key, group), CompressedGather(codec, piece, key, group))
 
     def __call__(self, x: Tensor, context: Context) -> Tensor:
         """The sum over ranks of x[spec.shape]."""
@@ -87,35 +136,26 @@ class CompressedSum:
         sums = type(self.whole).all_reduce([self.whole], [x], self.group, context)
         if sums is not None:
             return sums[0]
-        return self._two_shot(x, context) if self.total is not None else self._gathered(x, context)
+        if self.shots is None:
+            return _sum(self.whole, self.group.gather(pack(self.whole.encode(x, context))), context)
+        scatter, gather = self.shots
+        matrix = x.reshape(-1, x.shape[-1])
+        short = self.rows * self.group.size - matrix.shape[0]
+        if short:
+            matrix = torch.cat([matrix, matrix.new_zeros(short, matrix.shape[1])])
+        mine = scatter(matrix.split(self.rows), context)
+        return torch.cat(gather(mine, context))[: matrix.shape[0] - short].view(x.shape)
 
     def codecs(self) -> dict[str, Codec]:
         """The codecs in use, by name, for their state."""
-        if self.total is None:
+        if self.shots is None:
             return {"whole": self.whole}
-        return {**{f"slice{i}": codec for i, codec in enumerate(self.slices)}, "total": self.total}
+        return {name: codec for shot in self.shots for name, codec in shot.codecs().items()}
 
-    def _gathered(self, x: Tensor, context: Context) -> Tensor:
-        messages = self.group.gather(pack(self.whole.encode(x, context)))
-        return self._sum(self.whole, messages, context)
 
-    def _two_shot(self, x: Tensor, context: Context) -> Tensor:
-        assert self.total is not None
-        rows, width = self.slice_spec.shape
-        matrix = x.reshape(-1, width)
-        short = rows * self.group.size - matrix.shape[0]
-        if short:
-            matrix = torch.cat([matrix, matrix.new_zeros(short, width)])
-        pieces = matrix.split(rows)
-        sent = [pack(codec.encode(piece, context)) for codec, piece in zip(self.slices, pieces, strict=True)]
-        mine = self._sum(self.slices[self.group.rank], self.group.exchange(sent), context)
-        messages = self.group.gather(pack(self.total.encode(mine, context)))
-        sums = [self.total.decode(unpack(m, self.total.payload()), context) for m in messages]
-        return torch.cat(sums)[: x.numel() // width].view(x.shape)
-
-    def _sum(self, codec: Codec, messages: Sequence[Tensor], context: Context) -> Tensor:
-        specs = codec.payload()
-        total = codec.decode(unpack(messages[0], specs), context).clone()
-        for message in messages[1:]:
-            total += codec.decode(unpack(message, specs), context)
-        return total
+def _sum(codec: Codec, messages: Sequence[Tensor], context: Context) -> Tensor:
+    specs = codec.payload()
+    total = codec.decode(unpack(messages[0], specs), context).clone()
+    for message in messages[1:]:
+        total += codec.decode(unpack(message, specs), context)
+    return total
