@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent / "data"
-_SHARED = {"corpora", "measure"}
+_SHARED = {"corpora", "measure", "steps", "wiki_reference"}
 
 
 def main(wanted: list[str]) -> int:

@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-from corpora import debian_docs
+from corpora import debian_docs, vocabulary
 from measure import cpu, row
 
 from mcc.data.filtering import CleanConfig, clean
 from mcc.data.text.languages import Langdetect, make
 from mcc.data.text.mojibake import FastFixer
-from mcc.data.tokenizer import TokenizerConfig, train_tokenizer
 
 MEGABYTES = 30
 _AGREEMENT_TEXTS = 3000
@@ -42,7 +41,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     with corpus.open(encoding="utf-8") as lines:
         texts = [json.loads(line)["text"] for line in lines]
     megabytes = sum(len(text.encode()) for text in texts) / 1e6
-    tokenizer = gpt2(folder)
+    tokenizer = vocabulary()
     config = CleanConfig(preset="openwebtext", options={"min-tokens": {"tokenizer": str(tokenizer)}})
     # What both load once is loaded by now.
     few = folder / "few.jsonl"
@@ -127,19 +126,6 @@ def languages(texts: list[str]) -> list[dict[str, Any]]:
         found.append(row(f"clean: engine {name}", len(sample) / seconds, "texts/s"))
         found.append(row(f"clean: engine {name} and langdetect say alike whether English", same / len(sample)))
     return found
-
-
-def gpt2(folder: Path) -> Path:
-    """A folder with vocab.json and merges.txt."""
-    data = os.environ.get("MCC_TEST_DATA")
-    if data:
-        return Path(data) / "gpt2"
-    train_tokenizer([debian_docs(1)], folder / "gpt2", TokenizerConfig(vocab_size=8000))
-    model = json.loads((folder / "gpt2/tokenizer.json").read_text(encoding="utf-8"))["model"]
-    (folder / "gpt2/vocab.json").write_text(json.dumps(model["vocab"]), encoding="utf-8")
-    merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in model["merges"]]
-    (folder / "gpt2/merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
-    return folder / "gpt2"
 
 
 def records(path: Path) -> list[Any]:

@@ -94,6 +94,30 @@ def enlarged(megabytes: float, times: int) -> Path:
     return path
 
 
+def data_folder() -> Path | None:
+    """The folder that MCC_TEST_DATA names."""
+    data = os.environ.get("MCC_TEST_DATA")
+    return Path(data) if data else None
+
+
+def vocabulary() -> Path:
+    """A folder with vocab.json and merges.txt: GPT-2's of MCC_TEST_DATA, or else one trained on what there is."""
+    data = data_folder()
+    if data is not None:
+        return data / "gpt2"
+    folder = debian_docs(1).with_name("gpt2")
+    if not (folder / "merges.txt").exists():
+        from mcc.data.tokenizer import TokenizerConfig, train_tokenizer
+
+        train_tokenizer([debian_docs(12)], folder, TokenizerConfig(vocab_size=30_000))
+        model = orjson.loads((folder / "tokenizer.json").read_bytes())["model"]
+        (folder / "vocab.json").write_bytes(orjson.dumps(model["vocab"]))
+        merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in model["merges"]]
+        (folder / "tokenizer.json").unlink()
+        (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
+    return folder
+
+
 def _fetch(folder: Path) -> None:
     """Download what is not there yet, with apt's lists in a folder of our own: non-free is not enabled everywhere."""
     missing = [name for name, *_ in _PACKAGES if not list(folder.glob(f"{name}_*.deb"))]

@@ -1,21 +1,26 @@
-"""Peak memory of every step over a corpus and over one ten times as large: it may grow by a fifth at most."""
+"""Peak memory of every step over a corpus and over one ten times as large: it may grow by a fifth at most.
+
+    python benchmarks/data/memory.py                every step
+    python benchmarks/data/memory.py dedup shuffle  some
+
+The largest process of a command counts, started afresh for each. Both with documents as they come and with very many
+short ones, where it shows what a step keeps of each; dedup may keep 100 bytes.
+"""
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from corpora import debian_docs
 from measure import command, row
+from steps import STEPS, arguments, prepared, short_documents, source_of
 
 # The smaller corpus; large enough that several blocks are under way.
-MEGABYTES = 12
-TIMES = 10
+MEGABYTES, TIMES = 12, 10
+_FEW, _MANY = 36_000, 360_000
 
 
 def main() -> None:
@@ -24,46 +29,36 @@ def main() -> None:
 
 
 def rows(folder: Path, wanted: list[str] | None = None) -> list[dict[str, Any]]:
-    """A row a step (of those `wanted`)."""
+    """Some rows a step (of those `wanted`)."""
     found = []
-    small, large = debian_docs(MEGABYTES), debian_docs(MEGABYTES * TIMES)
-    data = os.environ.get("MCC_TEST_DATA")
-    for name, arguments in commands(folder, Path(data) if data else None):
-        if wanted and name not in wanted:
+    for step in wanted or STEPS:
+        small, large = (source_of(step, MEGABYTES, times, folder / step) for times in (1, TIMES))
+        if small is None or large is None:
             continue
-        peaks = []
-        for corpus in (small, large):
-            given = [str(a).replace("CORPUS", str(corpus)).replace("SIZE", corpus.stem) for a in arguments]
-            peaks.append(command(given)[2])
-        growth = peaks[1] / peaks[0]
-        found.append(row(f"memory: {name}", peaks[1] / 2**20, "MiB"))
-        found.append(row(f"memory: {name}, {TIMES}x the corpus", growth, "x", growth <= 1.2, "<= 1.2"))
-        print(*found[-2:], sep="\n", file=sys.stderr, flush=True)
+        peaks = _peaks(step, small, large, folder / step)
+        found.append(row(f"memory: {step}", peaks[1] / 2**20, "MiB"))
+        found.append(_growth(f"memory: {step}, {TIMES}x the corpus", peaks))
+        if step != "wiki":
+            few, many = (prepared(step, short_documents(n), folder / step / str(n)) for n in (_FEW, _MANY))
+            found.append(_short(step, _peaks(step, few, many, folder / step)))
+        print(*found[-3:], sep="\n", file=sys.stderr, flush=True)
     return found
 
 
-def commands(folder: Path, data: Path | None) -> Iterator[tuple[str, list[object]]]:
-    """Every step over `CORPUS`."""
+def _peaks(step: str, small: Path, large: Path, folder: Path) -> list[int]:
+    return [command(arguments(step, source, folder / f"out{i}"))[2] for i, source in enumerate((small, large))]
 
-    def out(name: str) -> Path:
-        return folder / f"SIZE-{name}"
 
-    yield "clean", ["data", "clean", "CORPUS", "-o", out("c.jsonl"), "--filters", "ftfy,whitespace,min-chars,language"]
-    yield "dedup", ["data", "dedup", "CORPUS", "-o", out("d.jsonl")]
-    yield "shuffle", ["data", "shuffle", "CORPUS", "-o", out("s.jsonl")]
-    yield "holdout", ["data", "holdout", "CORPUS", "-o", out("h.jsonl"), "--held-out", out("h2.jsonl")]
-    yield "ids", ["data", "ids", "CORPUS", "-o", out("i.jsonl")]
-    yield "concat", ["data", "concat", "CORPUS", "-o", out("k.jsonl")]
-    yield "urls", ["data", "urls", "CORPUS", "-o", out("u.jsonl"), "--key", "id", "--no-lists", "--allow-malformed"]
-    yield "tokenizer", ["data", "tokenizer", "CORPUS", "-o", out("t.json"), "--vocab-size", 4096]
-    if data is None:
-        return
-    task = ["--task", "lambada", "--task-file", data / "lambada" / "lambada_test.jsonl"]
-    yield "decontaminate", ["data", "decontaminate", "CORPUS", "-o", out("n.jsonl"), *task]
-    yield (
-        "preprocess",
-        ["data", "preprocess", "CORPUS", "--output-prefix", out("p"), "--tokenizer", data / "gpt2", "--append-eod"],
-    )
+def _short(step: str, peaks: list[int]) -> dict[str, Any]:
+    if step != "dedup":
+        return _growth(f"memory: {step}, 10x as many documents: {_MANY:,}", peaks)
+    share = (peaks[1] - peaks[0]) / (_MANY - _FEW)
+    return row(f"memory: dedup, of {_MANY:,} documents, each", share, "bytes", share <= 100, "<= 100")
+
+
+def _growth(what: str, peaks: list[int]) -> dict[str, Any]:
+    growth = peaks[1] / peaks[0]
+    return row(what, growth, "x", growth <= 1.2, "<= 1.2")
 
 
 if __name__ == "__main__":

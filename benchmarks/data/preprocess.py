@@ -2,7 +2,7 @@
 
 The reference is written from the description of Megatron-LM's tools/preprocess_data.py: a pool of processes (here of
 one) parses and tokenizes each line, the parent turns each list of ids into an array and writes it. Both read the same
-file and must write the same bytes. Needs GPT-2's vocabulary in `$MCC_TEST_DATA/gpt2`.
+file and must write the same bytes. The vocabulary is GPT-2's, or without MCC_TEST_DATA one trained here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from corpora import debian_docs
+from corpora import debian_docs, vocabulary
 from measure import cpu, row
 
 # For the ratio; for the speed the packages' whole text, read several times.
@@ -33,20 +33,17 @@ def main() -> None:
 
 def rows(folder: Path) -> list[dict[str, Any]]:
     """The rows of the table."""
-    data = os.environ.get("MCC_TEST_DATA")
-    if not data:
-        return [row("preprocess: MCC_TEST_DATA names no folder with gpt2/", 0, ok=False, bar="measured")]
-    vocabulary = Path(data) / "gpt2"
+    gpt2 = vocabulary()
     corpus, long = debian_docs(MEGABYTES), debian_docs(LONG_MEGABYTES)
     from mcc.data.preprocess import PreprocessConfig, preprocess
 
     config = PreprocessConfig(append_eod=True)
-    ours, report = cpu(lambda: preprocess([corpus], folder / "ours", vocabulary, config))
-    rate_seconds, _ = cpu(lambda: preprocess([long] * TIMES, folder / "long", vocabulary, config))
+    ours, report = cpu(lambda: preprocess([corpus], folder / "ours", gpt2, config))
+    rate_seconds, _ = cpu(lambda: preprocess([long] * TIMES, folder / "long", gpt2, config))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     import transformers.models.gpt2  # noqa: F401 - the import is not counted, loading the vocabulary is
 
-    theirs, _ = cpu(lambda: (_load(vocabulary), as_megatron(corpus, folder / "theirs")))
+    theirs, _ = cpu(lambda: (_load(gpt2), as_megatron(corpus, folder / "theirs")))
     same = all(
         Path(f"{folder}/ours_text_document{end}").read_bytes() == Path(f"{folder}/theirs{end}").read_bytes()
         for end in (".bin", ".idx")
@@ -63,16 +60,17 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _load(vocabulary: Path) -> None:
+def _load(gpt2: Path) -> None:
     global _tokenizer
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     from transformers import GPT2TokenizerFast
     from transformers.utils import logging
 
     logging.set_verbosity_error()
-    _tokenizer = GPT2TokenizerFast(str(vocabulary / "vocab.json"), str(vocabulary / "merges.txt"))
-    if len(_tokenizer) != 50257:  # transformers 5 takes them by name
-        _tokenizer = GPT2TokenizerFast(vocab=str(vocabulary / "vocab.json"), merges=str(vocabulary / "merges.txt"))
+    files = str(gpt2 / "vocab.json"), str(gpt2 / "merges.txt")
+    _tokenizer = GPT2TokenizerFast(*files)
+    if len(_tokenizer) < len(json.loads((gpt2 / "vocab.json").read_bytes())):  # transformers 5 takes them by name
+        _tokenizer = GPT2TokenizerFast(vocab=files[0], merges=files[1])
 
 
 def _encode(line: str) -> tuple[dict[str, list[int]], dict[str, list[int]], int]:

@@ -39,6 +39,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     """Every measurement; the work is done in `folder`."""
     dumps = sorted(Path(os.environ.get("MCC_TEST_DATA", "/nonexistent")).glob("wiki/*.bz2"))
     if not dumps:
+        print("wiki: left out, MCC_TEST_DATA names no folder with wiki/*.bz2", file=sys.stderr)
         return []
     one, many = _copies(dumps[0], folder)
     seconds, report = cpu(lambda: wiki([many], folder / "many.jsonl"))

@@ -1,41 +1,55 @@
-"""What a second worker process is worth: wall time of one against two, on steps that take more than ten seconds."""
+"""What a second worker process is worth: wall time of one against two, on every step that takes more than ten seconds.
+
+    python benchmarks/data/workers.py             every step that has --workers
+    python benchmarks/data/workers.py clean wiki  some
+
+Of several rounds the best time of each counts: wall time tells of the machine too. Steps that are done in less than ten
+seconds with the largest corpus here (a gigabyte) are shown without a bar.
+"""
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from corpora import debian_docs, enlarged
 from measure import command, row
-from memory import commands
+from steps import arguments, source_of
 
-# Enough for every step to take more than ten seconds with one worker; the quickest ones get more.
-MEGABYTES = 100
-TIMES = {"clean": 2, "dedup": 5, "decontaminate": 5, "preprocess": 10}
-_STEPS = ("clean", "dedup", "decontaminate", "preprocess")
+# Step -> how many times 100 MB, so that it takes more than ten seconds with one worker if it can.
+STEPS = {
+    "wiki": 1,
+    "clean": 2,
+    "dedup": 5,
+    "decontaminate": 5,
+    "preprocess": 10,
+    "shuffle": 10,
+    "urls": 10,
+    "holdout": 10,
+    "ids": 10,
+    "concat": 10,
+}
+MEGABYTES, ROUNDS = 100, 2
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(rows(Path(folder), sys.argv[1:] or _STEPS)))
+        print(json.dumps(rows(Path(folder), sys.argv[1:])))
 
 
-def rows(folder: Path, wanted: tuple[str, ...] | list[str] = _STEPS) -> list[dict[str, Any]]:
-    """A row a step."""
+def rows(folder: Path, wanted: list[str] | None = None) -> list[dict[str, Any]]:
+    """Two rows a step."""
     found = []
-    data = os.environ.get("MCC_TEST_DATA")
-    for name, arguments in commands(folder, Path(data) if data else None):
-        if name not in wanted:
+    for step in wanted or STEPS:
+        source = source_of(step, MEGABYTES, STEPS[step], folder / step)
+        if source is None:
             continue
-        corpus = enlarged(MEGABYTES, TIMES[name]) if TIMES[name] > 1 else debian_docs(MEGABYTES)
-        given = [str(a).replace("CORPUS", str(corpus)).replace("SIZE", corpus.stem) for a in arguments]
-        one, two = (command([*given, "--workers", count])[0] for count in (1, 2))
+        given = arguments(step, source, folder / step)
+        one, two = (min(command([*given, "--workers", count])[0] for _ in range(ROUNDS)) for count in (1, 2))
         ok = one / two >= 1.6 if one > 10 else None
-        found += [row(f"workers: {name}, one", one, "s"), row(f"workers: {name}, two", one / two, "x", ok, ">= 1.6")]
+        found += [row(f"workers: {step}, one", one, "s"), row(f"workers: {step}, two", one / two, "x", ok, ">= 1.6")]
         print(*found[-2:], sep="\n", file=sys.stderr, flush=True)
     return found
 

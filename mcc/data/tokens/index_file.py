@@ -8,6 +8,7 @@ document has.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,7 +18,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from mcc.data.tokens.layouts import HEADER, MAGIC, VERSION, code_of
 
-_CHUNK = 1 << 18
+# Numbers at a time.
+_CHUNK = 1 << 16
 
 # Gives int32 arrays, from the start each time it is called.
 Stream = Callable[[], Iterable[NDArray[Any]]]
@@ -86,6 +88,16 @@ def numbers(paths: Iterable[Path], dtype: DTypeLike = "<i4") -> Iterator[NDArray
 
 
 def pieces(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """A (mapped) array in chunks."""
+    """A (mapped) array in chunks; what has been read of the file does not stay in this process's memory."""
+    mapped = _mapping(values)
     for start in range(0, len(values), _CHUNK):
         yield values[start : start + _CHUNK]
+        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def _mapping(values: Any) -> mmap.mmap | None:
+    """The mapped file behind an array."""
+    while isinstance(values, np.ndarray):
+        values = values.base
+    return values if isinstance(values, mmap.mmap) else None
