@@ -19,8 +19,8 @@ from mcc.core.errors import MccError, UsageError
 from mcc.core.events import Reporter
 from mcc.models.base.config import ModelConfig
 from mcc.models.base.init import local
-from mcc.train import optim
 from mcc.train.engine import Engine
+from mcc.train.optim import optimizers
 from mcc.train.parallel.gradients import TIED
 
 
@@ -107,7 +107,7 @@ def _place(engine: Engine) -> str:
 def _tensors(engine: Engine, tied_copy: bool) -> list[tuple[str, Tensor]]:
     """(key, local tensor) of the weights and both moments; the last stage's tied embedding only if `tied_copy`."""
     found: list[tuple[str, Tensor]] = []
-    slots = optim.moments(engine.optimizer, engine.parameters)
+    slots = optimizers.moments(engine.optimizer, engine.parameters, engine.config.optim)
     for name, parameter in engine.parameters.items():
         if name == TIED and not engine.pipeline.first and not tied_copy:
             continue

@@ -8,6 +8,7 @@ from typing import Literal
 from mcc.core.config import option
 from mcc.core.errors import UsageError
 from mcc.models.base.config import ModelConfig
+from mcc.train.optim.config import OptimConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,27 +52,6 @@ class ParallelConfig:
             need = f"{'*'.join(sizes)} = {'*'.join(map(str, sizes.values()))} = {dp * rest}"
             raise UsageError(f"{need} but world size is {world_size}", f"--nproc {dp * rest}")
         return dp
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimConfig:
-    """AdamW and its learning-rate schedule."""
-
-    lr: float = option(1e-3, "peak learning rate")
-    min_lr: float = option(0.0, "learning rate at the end of the decay")
-    lr_decay_style: Literal["cosine", "linear", "constant"] = option("cosine", "shape of the decay")
-    lr_warmup_iters: int = option(0, "steps over which the learning rate grows from 0")
-    weight_decay: float = option(0.01, "decoupled weight decay; none on biases and norms")
-    adam_beta1: float = option(0.9, "decay of the first moment")
-    adam_beta2: float = option(0.95, "decay of the second moment")
-    adam_eps: float = option(1e-8, "added to the root of the second moment")
-    clip_grad: float = option(1.0, "largest global gradient norm; 0 for no clipping")
-
-    def __post_init__(self) -> None:
-        if self.lr <= 0 or self.min_lr < 0 or self.min_lr > self.lr:
-            raise UsageError(f"lr = {self.lr}, min_lr = {self.min_lr}: 0 <= min_lr <= lr and lr > 0 must hold")
-        if self.lr_warmup_iters < 0 or self.clip_grad < 0 or self.weight_decay < 0:
-            raise UsageError("lr_warmup_iters, clip_grad and weight_decay must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)

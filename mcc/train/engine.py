@@ -15,11 +15,13 @@ from mcc.models.base.family import families
 from mcc.models.base.init import initialize
 from mcc.models.base.loss import cross_entropy
 from mcc.models.base.transformer import Stage
-from mcc.train import optim
 from mcc.train.compress.codec import Codec, TensorSpec
 from mcc.train.compress.collective import Collective
 from mcc.train.compress.spec import parse_all
 from mcc.train.config import TrainConfig
+from mcc.train.optim import optimizers
+from mcc.train.optim.batch_size import BatchSizes
+from mcc.train.optim.schedule import LearningRate
 from mcc.train.parallel.gradients import GradSync, clip_, sync_tied
 from mcc.train.parallel.mesh import Mesh, build_mesh
 from mcc.train.parallel.pipeline import SCHEDULES, Pipeline
@@ -62,7 +64,8 @@ class Engine:
         self.parameters: dict[str, nn.Parameter] = {}
         for module in self.modules.values():
             self._take(module)
-        self.optimizer = optim.build(self.parameters, config.optim)
+        self.optimizer = optimizers.build(self.parameters, config.optim)
+        self.rate = LearningRate(config.optim, BatchSizes(config.run.global_batch_size), config.run.train_iters)
         samples, tokens = config.run.micro_batch_size, config.model.seq_length
         self.pipeline = Pipeline(
             self.modules,
@@ -98,7 +101,7 @@ class Engine:
     @iteration.setter
     def iteration(self, step: int) -> None:
         self.clock.step = step
-        optim.set_step(self.optimizer, self.parameters, step)
+        optimizers.set_updates(self.optimizer, self.parameters, self.config.optim, step)
 
     def step(self, batch: Batch) -> StepResult:
         """One optimizer step on this replica's samples.
@@ -106,8 +109,8 @@ class Engine:
         Raises:
             MccError: the loss is not finite.
         """
-        rate = optim.learning_rate(self.config.optim, self.clock.step, self.config.run.train_iters)
-        optim.set_learning_rate(self.optimizer, rate)
+        rate = self.rate(self.clock.step)
+        optimizers.set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad()
         self._begin(batch)
         loss = self._mean(self.pipeline.step(batch["tokens"], len(self._work.microbatches)))
