@@ -1,6 +1,8 @@
 """Tensor parallelism: Megatron-LM's f and g (arXiv 1909.08053, section 3) as autograd functions, with codecs inside.
 
-The codec of `tp.forward` stands in g's forward sum, that of `tp.backward` in f's backward sum.
+The codec of `tp.forward` stands in g's forward sum, that of `tp.backward` in f's backward sum. With sequence
+parallelism these sums are reduce-scatters, and what then gathers the tokens again is coded as well: `tp.forward` is
+all that is sent forward, `tp.backward` all that is sent backward.
 """
 
 from __future__ import annotations
@@ -15,9 +17,14 @@ from torch import Tensor
 
 from mcc.models.base.axes import Axes
 from mcc.train.compress.codec import Codec, Context, TensorSpec
-from mcc.train.compress.collective import Collective, CompressedSum
+from mcc.train.compress.collective import Collective, CompressedGather, CompressedScatter, CompressedSum
 from mcc.train.compress.spec import CodecSpec
+from mcc.train.parallel import sequence
 from mcc.train.parallel.mesh import Mesh
+from mcc.train.parallel.ring import Ring
+from mcc.train.parallel.tokens import Dealt
+
+Stream = CompressedSum | CompressedScatter | CompressedGather
 
 
 class _SumForward(torch.autograd.Function):
@@ -62,40 +69,89 @@ class Clock:
 
 
 class Site:
-    """A place whose sums a codec compresses: one stream per key, made when its shape is first seen."""
+    """A place whose sums, or their halves, a codec compresses: a stream per key, made when its shape is first seen."""
 
     def __init__(self, spec: CodecSpec | None, group: Collective, clock: Clock) -> None:
         self.spec, self.group, self.clock = spec, group, clock
-        self.streams: dict[str, CompressedSum] = {}
+        self.streams: dict[str, Stream] = {}
         self.waiting: dict[str, dict[str, Tensor]] = {}
 
     def sum(self, x: Tensor, key: str, dense: bool) -> Tensor:
         """The sum over ranks of x, a new tensor; compressed unless `dense` or the site has no codec."""
         if self.group.size == 1:
             return x
-        if dense or self.spec is None or not self.clock.active(self.spec):
+        spec = self._spec(dense)
+        if spec is None:
             return self.group.sum_(x.clone())
-        stream = self.streams.get(key)
-        if stream is None:
-            stream = CompressedSum(self.spec, TensorSpec(tuple(x.shape), x.dtype), key, self.group)
-            self.streams[key] = stream
-            for name, codec in stream.codecs().items():
-                restore(codec, self.waiting.pop(f"{key}/{name}", None))
+        stream = self._stream(CompressedSum, spec, x, key)
+        assert isinstance(stream, CompressedSum)
         return stream(x, self.clock.context())
+
+    def scatter(self, x: Tensor, key: str, dense: bool) -> Tensor:
+        """This rank's tokens [B, T/P, D] of the sum over ranks of x[B, T, D]; compressed as `sum` is."""
+        pieces, spec = x.chunk(self.group.size, 1), self._spec(dense)
+        if spec is None:
+            return self.group.scatter_sum(pieces)
+        stream = self._stream(CompressedScatter, spec, pieces[0], key)
+        assert isinstance(stream, CompressedScatter)
+        return stream(pieces, self.clock.context())
+
+    def gather(self, x: Tensor, key: str, dense: bool) -> Tensor:
+        """x[B, T/P, D] of all ranks as [B, T, D]; compressed as `sum` is."""
+        spec = self._spec(dense)
+        if spec is None:
+            return sequence.gather(x, self.group)
+        stream = self._stream(CompressedGather, spec, x, key)
+        assert isinstance(stream, CompressedGather)
+        return torch.cat(stream(x, self.clock.context()), 1)
 
     def codecs(self) -> dict[str, Codec]:
         """Every codec in use, by key."""
         return {f"{key}/{name}": c for key, stream in self.streams.items() for name, c in stream.codecs().items()}
 
+    def _spec(self, dense: bool) -> CodecSpec | None:
+        return None if dense or not self.clock.active(self.spec) else self.spec
+
+    def _stream(self, kind: type[Stream], spec: CodecSpec, x: Tensor, key: str) -> Stream:
+        """The stream of `key`, of tensors like x."""
+        stream = self.streams.get(key)
+        if stream is None:
+            stream = self.streams[key] = kind(spec, TensorSpec(tuple(x.shape), x.dtype), key, self.group)
+            for name, codec in stream.codecs().items():
+                restore(codec, self.waiting.pop(f"{key}/{name}", None))
+        return stream
+
 
 class ParallelAxes(Axes):
-    """The tensor-parallel axis over a mesh."""
+    """The tensor-parallel and the context-parallel axis over a mesh.
 
-    def __init__(self, mesh: Mesh, compress: Mapping[str, CodecSpec], clock: Clock) -> None:
+    Args:
+        mesh: this rank's place.
+        compress: the codec of each site.
+        clock: the engine's clock.
+        sequence: shard the hidden states between the sharded regions over the tokens (Megatron-LM's
+            --sequence-parallel).
+        zigzag: whether context parallelism deals the tokens zig-zag, for a causal model; see `Dealt`.
+    """
+
+    def __init__(
+        self,
+        mesh: Mesh,
+        compress: Mapping[str, CodecSpec],
+        clock: Clock,
+        sequence: bool = False,
+        zigzag: bool = True,
+    ) -> None:
         self.size, self.rank = mesh.tp, mesh.tp_rank
+        self.sequence, self.context_rank = sequence and mesh.tp > 1, mesh.cp_rank
         self.forward = Site(compress.get("tp.forward"), mesh.collective("tp", "tp.forward"), clock)
         self.backward = Site(compress.get("tp.backward"), mesh.collective("tp", "tp.backward"), clock)
         self.vocab = mesh.collective("tp", "tp.vocab")
+        self.tokens = mesh.collective("tp", "tp.tokens")
+        self.dealt = Dealt(mesh.cp, mesh.cp_rank, zigzag)
+        self.ring = Ring(
+            keys=mesh.collective("cp", "cp.kv"), grads=mesh.collective("cp", "cp.grad"), dealt=self.dealt
+        )  # fmt: skip
         self._dense = False
 
     @contextmanager
@@ -108,12 +164,20 @@ class ParallelAxes(Axes):
             self._dense = before
 
     def enter(self, x: Tensor, key: str) -> Tensor:
+        if self.sequence:
+            return sequence.gathered(x, *self._maps(self.forward, self.backward, key))
         out: Tensor = _SumBackward.apply(x, lambda grad: self.backward.sum(grad, key, self._dense))
         return out
 
     def leave(self, x: Tensor, key: str) -> Tensor:
+        if self.sequence:
+            return sequence.scattered(x, *self._maps(self.backward, self.forward, key))
         out: Tensor = _SumForward.apply(x, lambda part: self.forward.sum(part, key, self._dense))
         return out
+
+    def _maps(self, gather: Site, scatter: Site, key: str) -> tuple[sequence.Map, sequence.Map]:
+        dense = self._dense
+        return lambda x: gather.gather(x, key, dense), lambda x: scatter.scatter(x, key, dense)
 
     def sum_vocab(self, x: Tensor) -> Tensor:
         out: Tensor = _SumForward.apply(x, lambda part: self.vocab.sum_(part.clone()))
@@ -122,6 +186,22 @@ class ParallelAxes(Axes):
     def enter_vocab(self, x: Tensor) -> Tensor:
         out: Tensor = _SumBackward.apply(x, lambda grad: self.vocab.sum_(grad.clone()))
         return out
+
+    def own_tokens(self, x: Tensor) -> Tensor:
+        return sequence.own_tokens(x, self.tokens) if self.sequence else x
+
+    def all_tokens(self, x: Tensor) -> Tensor:
+        return sequence.all_tokens(x, self.tokens) if self.sequence else x
+
+    def positions(self, tokens: int, device: torch.device) -> Tensor:
+        return self.dealt.positions(tokens, device) if self.dealt.size > 1 else super().positions(tokens, device)
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, causal: bool, padding: Tensor | None = None, dropout: float = 0.0
+    ) -> Tensor:
+        if self.dealt.size == 1:
+            return super().attend(q, k, v, causal, padding, dropout)
+        return self.ring.attend(q, k, v, causal, padding, dropout)
 
     def sum_(self, x: Tensor) -> Tensor:
         return self.vocab.sum_(x)
