@@ -123,11 +123,20 @@ class CleanReport(StepReport):
 def make_filters(
     names: Sequence[str], options: Mapping[str, Mapping[str, Any]] | None = None
 ) -> list[tuple[str, Filter[Any]]]:
-    """The named filters with their options, in order."""
+    """The named filters with their options, in order.
+
+    Raises:
+        UsageError: a filter or an option is unknown, or a value is none that it takes.
+    """
     made = []
     for name in names:
         cls = FILTERS.get(name)
-        made.append((name, cls(build(cls.Options, (options or {}).get(name, {})))))
+        try:
+            chosen = build(cls.Options, (options or {}).get(name, {}))
+        except UsageError as error:
+            what = error.what.removeprefix("configuration: ")
+            raise UsageError(f"filter {name}: {what.removeprefix(f'{name}: ')}", error.hint) from None
+        made.append((name, cls(chosen)))
     return made
 
 

@@ -111,7 +111,7 @@ def test_filters_and_their_options(mcc_data: Run, jsonl: Write, tmp_path: Path) 
     assert "did you mean 'ftfy'" in mcc_data(*base, "--filters", "ftfyy", fails=2)
     assert "not FILTER.OPTION=VALUE" in mcc_data(*base, "--set", "chars=2", fails=2)
     assert "which is not used" in mcc_data(*base, "--filters", "ftfy", "--lang", "en", fails=2)
-    assert "unknown key 'char'" in mcc_data(*base, "--set", "min-chars.char=2", fails=2)
+    assert "filter min-chars: unknown key 'char'" in mcc_data(*base, "--set", "min-chars.char=2", fails=2)
     assert {row["name"] for row in mcc_data("filters")} >= {"ftfy", "language"}
 
 

@@ -95,6 +95,13 @@ def test_files_that_are_no_tokenizer(tmp_path: Path) -> None:
         load_tokenizer(tmp_path)
 
 
+def test_half_of_gpt2s_files(tmp_path: Path) -> None:
+    (tmp_path / "vocab.json").write_text('{"a": 0}')
+    with pytest.raises(MccError, match=r"vocab\.json is only half of a tokenizer") as caught:
+        load_tokenizer(tmp_path / "vocab.json")
+    assert "merges.txt" in str(caught.value.hint)
+
+
 def test_no_end_of_document(tmp_path: Path) -> None:
     (tmp_path / "vocab.json").write_text('{"a": 0}')
     (tmp_path / "merges.txt").write_text("#version: 0.2\n")

@@ -129,6 +129,9 @@ def load_tokenizer(path: str | Path) -> TextTokenizer:
     try:
         backend = Tokenizer.from_file(str(given))
     except Exception as error:  # the library raises plain Exception
+        if given.name == "vocab.json":
+            hint = "GPT-2's vocab.json goes with merges.txt: give both (--vocab-file, --merge-file), or their folder"
+            raise MccError(f"{given} is only half of a tokenizer", hint) from error
         raise MccError(f"{given}: not a tokenizer file: {one_line(error)}", f"give {_WHAT}") from error
     role = _role(given.parent, "eos_token")
     if role is not None:
