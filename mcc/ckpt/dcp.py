@@ -96,15 +96,7 @@ class DcpFolder:
         """
         if key not in self.stored:
             raise MccError(f"{self.folder} has no tensor {key}")
-        for chunk in self._chunks.get(key, ()):
-            file, end = self.folder / chunk.relative_path, chunk.offset + chunk.length
-            if file.resolve().parent != self.folder.resolve() or not file.is_file():
-                raise MccError(f"missing file {file}: tensor {key} is in it", "copy the whole folder again")
-            if file.stat().st_size < end:
-                raise MccError(
-                    f"{file} is truncated in tensor {key}: it ends at byte {file.stat().st_size}, not {end}",
-                    "copy the whole folder again",
-                )
+        self._check(key)
         dtype, shape = self.stored[key]
         whole = torch.empty(shape, dtype=dtype)
         try:
@@ -114,6 +106,26 @@ class DcpFolder:
         except (dcp.CheckpointException, RuntimeError, OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
             raise MccError(f"{self.folder}: tensor {key} cannot be read: {_cause(error)}") from error
         return whole
+
+    def check_files(self) -> None:
+        """Check that every file is there and long enough. Reads no tensors.
+
+        Raises:
+            MccError: one is missing or truncated.
+        """
+        for key in self._chunks:
+            self._check(key)
+
+    def _check(self, key: str) -> None:
+        for chunk in self._chunks.get(key, ()):
+            file, end = self.folder / chunk.relative_path, chunk.offset + chunk.length
+            if file.resolve().parent != self.folder.resolve() or not file.is_file():
+                raise MccError(f"missing file {file}: tensor {key} is in it", "copy the whole folder again")
+            if file.stat().st_size < end:
+                raise MccError(
+                    f"{file} is truncated in tensor {key}: it ends at byte {file.stat().st_size}, not {end}",
+                    "copy the whole folder again",
+                )
 
 
 class _LazyPlanner(dcp.DefaultSavePlanner):

@@ -4,6 +4,7 @@
     RUN/iter_0000100/mcc.json      the model, the layout, the position in the data (`write_manifest`)
     RUN/iter_0000100/*.distcp      tensors by global name; `.metadata` says where
     RUN/iter_0000100/tokenizer.json
+    RUN/iter_0000100/checksums.json   of every file, written last (`mcc.ckpt.checksums`)
 
 Keys: `model.<name>` and `optim.<slot>.<name>` are whole tensors whatever the layout; `rank.<place>.<name>` belongs to
 one rank of one layout (codec state).
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +22,19 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import StorageMeta
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
+from mcc.ckpt.checksums import CHECKSUMS, Sums, digest, write_sums
 from mcc.ckpt.dcp import DcpFolder
+from mcc.ckpt.history import LATEST, folder_name, latest, prune
 from mcc.ckpt.manifest import MANIFEST
+from mcc.ckpt.together import together
 from mcc.core.errors import MccError
 from mcc.core.files import partial_path, remove, write_text
 
-LATEST = "latest"
-
-
-def folder_name(iteration: int) -> str:
-    """The name of the checkpoint after `iteration` steps."""
-    return f"iter_{iteration:07d}"
+__all__ = ["LATEST", "MANIFEST", "distributed", "folder_name", "latest", "load", "rank_state", "save"]
 
 
 def distributed(local: Tensor, dim: int | None, mesh: DeviceMesh) -> DTensor:
@@ -42,7 +43,15 @@ def distributed(local: Tensor, dim: int | None, mesh: DeviceMesh) -> DTensor:
     return DTensor.from_local(local.detach(), mesh, placements, run_check=False)
 
 
-def save(run: Path, iteration: int, state: dict[str, Any], manifest: Mapping[str, Any], tokenizer: str | None) -> Path:
+def save(
+    run: Path,
+    iteration: int,
+    state: dict[str, Any],
+    manifest: Mapping[str, Any],
+    tokenizer: str | None,
+    group: dist.ProcessGroup | None = None,
+    keep: int = 0,
+) -> Path:
     """Save a checkpoint; it stands under its name only when every rank has written. Collective.
 
     Args:
@@ -51,47 +60,58 @@ def save(run: Path, iteration: int, state: dict[str, Any], manifest: Mapping[str
         state: this rank's tensors by key.
         manifest: what goes into mcc.json.
         tokenizer: the contents of tokenizer.json, or None.
+        group: all ranks; one of its own where the others are in use meanwhile.
+        keep: checkpoints that stay, this one among them; 0: all.
 
     Raises:
-        MccError: a rank could not write (disk full, permissions).
+        MccError: a rank could not write (disk full, permissions); on every rank, and the run is as it was.
     """
     final = run / folder_name(iteration)
     temporary = partial_path(final)
     leader = dist.get_rank() == 0
-    if leader:
-        remove(temporary)
-        temporary.mkdir(parents=True)
-    dist.barrier()
+    what, hint = f"cannot write checkpoint {final}", "is the disk full?"
     try:
-        dcp.save(state, checkpoint_id=str(temporary))
-    except (Exception, CheckpointException) as error:  # the latter is no Exception
-        raise MccError(f"cannot write checkpoint {final}: {_root(error)}", "is the disk full?") from error
-    if leader:
-        text = json.dumps({**manifest, "tokenizer": "tokenizer.json" if tokenizer else None}, indent=2)
-        (temporary / MANIFEST).write_text(text + "\n", encoding="utf-8")
-        if tokenizer:
-            (temporary / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
-        if final.exists():
-            remove(final)
-        temporary.replace(final)
-        write_text(run / LATEST, final.name + "\n")
-    dist.barrier()
+        together(lambda: _begin(temporary) if leader else None, what, "check its permissions", group)
+        try:
+            dcp.save(state, storage_writer=_Writer(temporary), process_group=group)
+        except (Exception, CheckpointException) as error:  # the latter is no Exception
+            raise MccError(f"{what}: {_root(error)}", hint) from error
+        mine = f"__{dist.get_rank()}_*"
+        sums = together(lambda: {file.name: digest(file) for file in temporary.glob(mine)}, what, hint, group)
+        text = json.dumps({**manifest, "tokenizer": "tokenizer.json" if tokenizer else None}, indent=2) + "\n"
+        small = {MANIFEST: text} | ({"tokenizer.json": tokenizer} if tokenizer else {})
+        together(lambda: _finish(temporary, final, small, sums) if leader else None, what, hint, group)
+    except MccError:
+        if leader:
+            with suppress(OSError):
+                remove(temporary)  # makes room again where the disk is full
+        raise
+    together(lambda: prune(run, keep) if leader else None, f"cannot delete old checkpoints of {run}", hint, group)
     return final
 
 
-def latest(run: Path) -> Path | None:
-    """The newest complete checkpoint of a run, or None when there is none.
+class _Writer(dcp.FileSystemWriter):
+    """Leaves out where and when it wrote: the same state gives the same bytes."""
 
-    Raises:
-        MccError: `latest` names a folder that is gone.
-    """
-    pointer = run / LATEST
-    if not pointer.exists():
-        return None
-    folder = run / pointer.read_text(encoding="utf-8").strip()
-    if not (folder / MANIFEST).exists():
-        raise MccError(f"{pointer} names {folder.name}, which is not a complete checkpoint", "edit it to name another")
-    return folder
+    def storage_meta(self) -> StorageMeta:
+        return StorageMeta()
+
+
+def _begin(temporary: Path) -> None:
+    remove(temporary)
+    temporary.mkdir(parents=True)
+
+
+def _finish(temporary: Path, final: Path, texts: Mapping[str, str], sums: list[Sums]) -> None:
+    for name, text in texts.items():
+        (temporary / name).write_text(text, encoding="utf-8")
+    known = {name: entry for part in sums for name, entry in part.items()}
+    rest = {f.name: digest(f) for f in temporary.iterdir() if f.name not in known and f.name != CHECKSUMS}
+    write_sums(temporary, known | rest)
+    if final.exists():
+        remove(final)
+    temporary.replace(final)
+    write_text(final.parent / LATEST, final.name + "\n")
 
 
 def load(folder: Path, state: dict[str, Any]) -> None:

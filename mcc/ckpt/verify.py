@@ -1,4 +1,6 @@
-"""Do two checkpoints compute the same? Both models run on fixed tokens; Hugging Face folders run in transformers.
+"""Are a checkpoint's files as they were written, and do two checkpoints compute the same?
+
+Both models run on fixed tokens; Hugging Face folders run in transformers.
 
 B batch   T tokens   V vocabulary
 """
@@ -14,7 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mcc.ckpt.checksums import check
 from mcc.ckpt.format import detect
+from mcc.ckpt.formats.mcc import newest
 from mcc.ckpt.load import load_model, logits
 from mcc.core.errors import MccError, UsageError
 from mcc.models.base.config import ModelConfig
@@ -46,6 +50,35 @@ class VerifyReport:
     passed: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class FilesReport:
+    """A checkpoint whose files are all as they were written.
+
+    Args:
+        path: the checkpoint's folder.
+        files: how many were compared with their checksums.
+        size_bytes: of all of them.
+    """
+
+    path: Path
+    files: int
+    size_bytes: int
+
+
+def verify_files(path: str | Path) -> FilesReport | None:
+    """Compare a checkpoint's files with the checksums beside them; None where there are none.
+
+    Args:
+        path: a checkpoint in any format, or a training run, whose latest checkpoint is taken.
+
+    Raises:
+        MccError: a file is missing or not as it was written; the message names it.
+    """
+    folder = newest(Path(path)) if detect(path).name == "mcc" else Path(path)
+    found = check(folder)
+    return None if found is None else FilesReport(path=folder, files=found[0], size_bytes=found[1])
+
+
 def verify(path: str | Path, against: str | Path | None = None, tolerance: float = 1e-4) -> VerifyReport:
     """Compare the logits of the model at `path` with those of the model at `against`.
 
@@ -56,12 +89,15 @@ def verify(path: str | Path, against: str | Path | None = None, tolerance: float
 
     Raises:
         UsageError: `against` is missing.
-        MccError: a checkpoint cannot be read, or the two have different vocabularies.
+        MccError: a checkpoint cannot be read, a file of it is not as it was written, or the two have different
+            vocabularies.
     """
     first, other = Path(path), Path(path if against is None else against)
     foreign = detect(first).name == "hf"
     if against is None and not foreign:
         raise UsageError(f"nothing to compare {first} with", "give --against PATH")
+    for checkpoint in {first, other}:
+        verify_files(checkpoint)
     # Alone, a Hugging Face folder is read by both implementations.
     runs = (
         "transformers" if foreign and against is not None else "mcc",

@@ -223,13 +223,22 @@ def verify(
 ) -> None:
     """Run two checkpoints on fixed tokens and compare their logits; Hugging Face folders run in transformers.
 
-    A Hugging Face folder alone is compared with itself: mcc's model against transformers'.
-    Exit code 1 when a difference is over the tolerance.
+    A Hugging Face folder alone is compared with itself: mcc's model against transformers'. A checkpoint of training
+    alone has its files compared with the checksums beside them (with --against, too). Exit code 1 when a file is not
+    as it was written, or a difference is over the tolerance.
 
     Example: [cyan]mcc ckpt verify runs/small --against hf[/]
     """
-    from mcc.ckpt.verify import verify
+    from mcc.ckpt.verify import verify, verify_files
 
+    files = verify_files(path) if against is None else None
+    if files is not None:
+        if as_json:
+            console.print_json(files)
+        else:
+            size = round(files.size_bytes / 1e6, 3)
+            console.table(f"{files.path}: as it was written", ("files", "MB"), [(files.files, size)])
+        return
     found = verify(path, against, tolerance)
     if as_json:
         console.print_json(found)

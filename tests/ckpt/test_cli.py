@@ -81,16 +81,20 @@ def test_errors(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         (("convert", run, out, "--to", "hf", "--tp", 2), 2, "one whole model"),
         (("inspect", tmp_path / "nothing"), 1, "no such checkpoint"),
         (("inspect", run, "--from", "hf"), 1, "is not in the format hf"),
-        (("verify", run), 2, "nothing to compare"),
     ]:
         assert message in said(capsys, *words, code=code), words
         assert not out.exists()
     said(capsys, "merge", run, out)
     assert "is not empty" in said(capsys, "merge", run, out, code=2)
     said(capsys, "merge", run, out, "--force")
+    assert "nothing to compare" in said(capsys, "verify", out, code=2)
 
+    assert "as it was written" in said(capsys, "verify", run)
+    assert json.loads(said(capsys, "verify", run, "--json"))["files"] == 3
     data = next(Path(run).glob("iter_*/*.distcp"))
     os.truncate(data, data.stat().st_size // 4)
     message = said(capsys, "merge", run, tmp_path / "second", code=1)
     assert f"{data.name} is truncated in tensor model." in message
     assert not (tmp_path / "second").exists()
+    for words in (("verify", run), ("verify", run, "--against", out)):
+        assert f"{data.name} has {data.stat().st_size} bytes, not" in said(capsys, *words, code=1)

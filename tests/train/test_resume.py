@@ -83,5 +83,5 @@ def test_unfinished_checkpoints_are_not_taken(tmp_path):
     folder = native.latest(tmp_path)
     assert folder.name == "iter_0000002"
     (folder / native.MANIFEST).unlink()
-    with pytest.raises(MccError, match="not a complete checkpoint"):
+    with pytest.raises(MccError, match="names a checkpoint that is not there"):
         native.latest(tmp_path)

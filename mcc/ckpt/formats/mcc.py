@@ -1,7 +1,7 @@
 """Training's own checkpoints: torch.distributed.checkpoint under global names, with mcc.json.
 
     RUN/latest                        the name of the newest checkpoint: iter_0000100
-    RUN/iter_0000100/{.metadata, *.distcp, mcc.json, tokenizer.json}
+    RUN/iter_0000100/{.metadata, *.distcp, mcc.json, tokenizer.json, checksums.json}
 
 Keys: `model.<global name>` (the embedding with its padding rows), `optim.<slot>.<global name>`. Other keys belong to
 one layout (random states, codec states) and only training reads them.
@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from mcc.ckpt.checksums import add_sums
 from mcc.ckpt.dcp import METADATA, DcpFolder, write_dcp
 from mcc.ckpt.dtypes import cast, dtype_named
 from mcc.ckpt.format import Format, WriteOptions
+from mcc.ckpt.history import LATEST, folder_name
 from mcc.ckpt.layout import check_layout, padded_shapes
 from mcc.ckpt.manifest import MANIFEST, read_format, read_manifest, write_manifest
-from mcc.ckpt.native import LATEST, folder_name
 from mcc.ckpt.source import Layout, Source, expected_shapes
 from mcc.ckpt.tokenizer_files import TOKENIZER, copy_tokenizer
 from mcc.core.errors import MccError
@@ -116,6 +117,7 @@ class Native(Format):
             extra=extra,
         )
         write_manifest(checkpoint, self.name, meta)
+        add_sums(checkpoint)
         write_text(folder / LATEST, checkpoint.name + "\n")
         return len(padded), size
 
