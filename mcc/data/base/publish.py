@@ -51,7 +51,9 @@ def records_path(path: Path) -> Path:
     if suffix in JSONL or (suffix in PARQUET and path.suffix.lower() in PARQUET):
         return path
     endings = ", ".join([*(f".jsonl{end}" for end in ("", *COMPRESSIONS)), *PARQUET])
-    raise UsageError(f"output {path}: records are written as JSON lines or Parquet", f"end its name with one of {endings}")
+    raise UsageError(
+        f"output {path}: records are written as JSON lines or Parquet", f"end its name with one of {endings}"
+    )
 
 
 def publish(output: Output, work: Work) -> None:
