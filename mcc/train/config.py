@@ -7,7 +7,9 @@ from typing import Literal
 
 from mcc.core.config import option
 from mcc.core.errors import UsageError
+from mcc.data.training.config import MaskConfig
 from mcc.models.base.config import ModelConfig
+from mcc.train.finetune.config import FinetuneConfig
 from mcc.train.optim.config import OptimConfig
 
 
@@ -15,10 +17,14 @@ from mcc.train.optim.config import OptimConfig
 class DataConfig:
     """Where the tokens come from."""
 
-    data_path: str | None = option(None, "prefix of the training data's .bin and .idx files")
-    valid_data_path: str | None = option(None, "prefix of the held-out data [a part of --data-path, by --split]")
+    data_path: str | None = option(
+        None, "prefix of the training data's .bin and .idx files, or a blend: WEIGHT PREFIX WEIGHT PREFIX ..."
+    )
+    valid_data_path: str | None = option(None, "the same, of the held-out data [a part of --data-path, by --split]")
     split: str = option("949,50,1", "shares of documents for training, validation and test")
     tokenizer: str | None = option(None, "tokenizer.json, or a folder that has one; kept with every checkpoint")
+    data_cache_path: str | None = option(None, "folder for the indices of samples [beside each token file]")
+    masking: MaskConfig = field(default_factory=MaskConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +36,11 @@ class ParallelConfig:
     vpp: int = option(1, "pipeline stages a rank (interleaved schedules; zbv and dualpipev have 2)")
     dp: int | None = option(None, "data-parallel replicas [world size / (tp x pp x cp)]")
     cp: int = option(1, "context-parallel ranks: each has a part of every sample's tokens")
+    sequence_parallel: bool = option(False, "shard norms and dropout over the tokens among the tensor-parallel ranks")
     schedule: Literal["1f1b", "gpipe", "zero-bubble", "zbv", "dualpipev"] = option("1f1b", "pipeline schedule")
+    recompute_granularity: Literal["none", "selective", "full"] = option(
+        "none", "what the backward pass computes again to save memory: nothing, attention alone, or whole layers"
+    )
     stages: str | None = option(None, "layers of each pipeline stage, such as 6,6,7,5, or auto [even]")
 
     def __post_init__(self) -> None:
@@ -155,6 +165,7 @@ class TrainConfig:
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     observe: ObserveConfig = field(default_factory=ObserveConfig)
     safety: SafetyConfig = field(default_factory=SafetyConfig)
     compress: tuple[str, ...] = option((), "SITE=CODEC[:key=value,...]: compress that traffic (repeatable)")

@@ -10,33 +10,34 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mcc.core.errors import MccError
+from mcc.core.errors import MccError, UsageError
+from mcc.models.base.config import ModelConfig
+from mcc.models.base.extras import Extras, Randomness
 from mcc.models.base.family import families
 from mcc.models.base.init import initialize
-from mcc.models.base.loss import cross_entropy
 from mcc.models.base.transformer import Stage
+from mcc.train.batch import Batch, on_positions, split
 from mcc.train.compress.codec import Codec, TensorSpec
 from mcc.train.compress.collective import Collective
 from mcc.train.compress.spec import parse_all
 from mcc.train.config import TrainConfig
+from mcc.train.objective import Objective, objectives
 from mcc.train.optim import optimizers
 from mcc.train.optim.batch_size import BatchSizes
 from mcc.train.optim.schedule import LearningRate
-from mcc.train.parallel.gradients import GradSync, clip_, sync_tied
+from mcc.train.parallel.gradients import GradSync, clip_, sequence_parameters, sync_sequence, sync_tied
 from mcc.train.parallel.mesh import Mesh, build_mesh
 from mcc.train.parallel.pipeline import SCHEDULES, Pipeline
 from mcc.train.parallel.stages import Stages, cut
 from mcc.train.parallel.tensor import Clock, ParallelAxes
 
-# Tensors of a replica's samples by name: "tokens" [N, T], "targets" [N, T], and what the objective looks at.
-Batch = dict[str, Tensor]
-
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """What one step did. The loss is the mean over all replicas, in nats a token, the same on every rank."""
+    """What one step did. The loss is the mean over all replicas, the same on every rank; `parts` are what it sums."""
 
     loss: float
+    parts: dict[str, float]
     grad_norm: float
     lr: float
 
@@ -47,13 +48,16 @@ class Engine:
     Args:
         config: the resolved configuration.
         mesh: this rank's place.
+        rows: rows of tokens that a sample has (several choices).
     """
 
-    def __init__(self, config: TrainConfig, mesh: Mesh) -> None:
+    def __init__(self, config: TrainConfig, mesh: Mesh, rows: int = 1) -> None:
         self.config, self.mesh, self.clock = config, mesh, Clock(config.run.train_iters)
         compress = parse_all(config.compress)
         self.family = families.get(config.model.family)()
-        self.axes = ParallelAxes(mesh, compress, self.clock)
+        self.objective = objective_of(config.model)
+        causal = self.family.blueprint.causal
+        self.axes = ParallelAxes(mesh, compress, self.clock, config.parallel.sequence_parallel, zigzag=causal)
         self.stages = stages_of(config)
         self.modules: dict[int, Stage] = {
             index: self.family.build(
@@ -66,7 +70,8 @@ class Engine:
             self._take(module)
         self.optimizer = optimizers.build(self.parameters, config.optim)
         self.rate = LearningRate(config.optim, BatchSizes(config.run.global_batch_size), config.run.train_iters)
-        samples, tokens = config.run.micro_batch_size, config.model.seq_length
+        samples, tokens = config.run.micro_batch_size * rows, config.model.seq_length // mesh.cp
+        hidden = tokens // mesh.tp if self.axes.sequence else tokens
         self.pipeline = Pipeline(
             self.modules,
             self.stages,
@@ -76,12 +81,13 @@ class Engine:
             self.clock,
             self._run,
             (samples, tokens),
-            TensorSpec((samples, tokens, config.model.hidden_size), torch.float32),
+            TensorSpec((samples, hidden, config.model.hidden_size), torch.float32),
         )
         self.sync = GradSync(self.parameters, mesh, compress, self.clock)
         self.tied = mesh.embedding_sum() if mesh.embedding is not None else None
         self.norm_group = Collective(mesh.model, mesh.tp * mesh.pp, 0, mesh.wire, "norm")
-        self._work = Work([], 0.0)
+        self.sharded_tokens = sequence_parameters(self.parameters, self.family) if self.axes.sequence else []
+        self._work = Work([], torch.zeros(1), None)
 
     def _take(self, module: Stage) -> None:
         """Initialise a stage and take its parameters; a tied embedding that this rank has already is shared."""
@@ -92,6 +98,7 @@ class Engine:
                 setattr(module.get_submodule(owner), leaf, self.parameters[name])
             else:
                 self.parameters[name] = parameter
+        module.recompute = self.config.parallel.recompute_granularity
 
     @property
     def iteration(self) -> int:
@@ -112,10 +119,13 @@ class Engine:
         rate = self.rate(self.clock.step)
         optimizers.set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad()
-        self._begin(batch)
-        loss = self._mean(self.pipeline.step(batch["tokens"], len(self._work.microbatches)))
+        tokens = self._begin(batch, self.clock.step)
+        self.pipeline.step(tokens, len(self._work.microbatches))
+        parts = self._mean(self._work.loss)
+        loss = sum(parts)
         if not math.isfinite(loss):
             raise MccError(f"loss is {loss} at step {self.clock.step + 1}", "lower --lr, or compress less")
+        sync_sequence(self.parameters, self.sharded_tokens, self.axes.tokens)
         self.sync()
         if self.tied is not None:
             sync_tied(self.parameters, self.tied, self.mesh.dp * self.mesh.cp)
@@ -124,23 +134,23 @@ class Engine:
         )
         self.optimizer.step()
         self.clock.step += 1
-        return StepResult(loss=loss, grad_norm=norm, lr=rate)
+        names = self.objective.parts(self.config.model)
+        return StepResult(loss=loss, parts=dict(zip(names, parts, strict=True)), grad_norm=norm, lr=rate)
 
     def evaluate(self, batches: list[Batch]) -> float:
         """The mean loss over batches, nothing compressed and nothing counted."""
         for module in self.modules.values():
             module.eval()
-        total = weight = 0.0
+        total = weight = torch.zeros(len(self.objective.parts(self.config.model)), dtype=torch.float64)
         with self.axes.dense(), self.mesh.wire.paused():
             for batch in batches:
-                self._begin(batch)
-                self.pipeline.evaluate(batch["tokens"], len(self._work.microbatches))
-                share = self.mesh.dp * self.mesh.cp / self._work.scale
-                total += self._mean(self._work.loss) * share
-                weight += share
+                tokens = self._begin(batch, None)
+                self.pipeline.evaluate(tokens, len(self._work.microbatches))
+                total = total + torch.tensor(self._mean(self._work.loss)) * self._work.weight
+                weight = weight + self._work.weight
         for module in self.modules.values():
             module.train()
-        return total / weight
+        return float((total / weight.clamp_min(1e-30)).sum())
 
     def codecs(self) -> Mapping[str, Codec]:
         """Every codec in use on this rank, by site and key."""
@@ -153,48 +163,78 @@ class Engine:
             found.update({f"{site}/{key}": codec for key, codec in streams.items()})
         return found
 
-    def _begin(self, batch: Batch) -> None:
-        """Cut a replica's batch into micro-batches, and weigh them against all replicas'."""
-        count = batch["tokens"].shape[0] // self.config.run.micro_batch_size
-        parts = {name: tensor.chunk(count) for name, tensor in batch.items()}
-        weight = torch.tensor(float(batch["targets"].numel()), dtype=torch.float64)
+    def _begin(self, batch: Batch, step: int | None) -> Tensor:
+        """Cut a replica's batch into micro-batches and weigh it against all replicas'; this rank's tokens [N, T/C].
+
+        `step` seeds the dropout; None: there is none.
+        """
+        samples = len(batch["labels"]) if "labels" in batch else len(batch["tokens"])
+        if self.mesh.cp > 1:
+            count = batch["tokens"].shape[1] // self.mesh.cp
+            batch = on_positions(batch, self.axes.positions(count, batch["tokens"].device))
+        weight = self.objective.weight(batch, self.config.model).double()
         dist.all_reduce(weight, group=self.mesh.replicas)
-        replicas = self.mesh.dp * self.mesh.cp
-        microbatches = [{name: parts[name][i] for name in parts} for i in range(count)]
-        self._work = Work(microbatches, replicas / float(weight))
+        microbatches = split(batch, samples // self.config.run.micro_batch_size)
+        self._work = Work(microbatches, weight, step)
+        return batch["tokens"]
 
     def _run(self, microbatch: int, index: int, x: Tensor) -> Tensor:
         """A stage on a micro-batch: its hidden states, or of the last stage its share of the replicas' mean loss."""
-        batch = self._work.microbatches[microbatch]
-        out = self.modules[index](x)
+        work = self._work
+        batch, random = work.microbatches[microbatch], None
+        if work.step is not None:
+            place = self.mesh.dp_rank * len(work.microbatches) + microbatch
+            random = Randomness(self.config.run.seed, work.step, place)
+        extras = Extras(batch.get("padding"), batch.get("token_types"), random)
+        out = self.modules[index](x, extras)
         if index != self.stages.last:
+            assert isinstance(out, Tensor)
             return out
-        losses = cross_entropy(out, batch["targets"], self.axes, self.config.model.vocab_size)
-        loss = losses.sum() * self._work.scale
-        self._work.loss += loss.item()
-        return loss
+        # The mean over replicas then gives the sum of losses over the sum of weights.
+        scale = (self.mesh.dp * self.mesh.cp / work.weight.clamp_min(1e-30)).float()
+        parts = self.objective.loss(out, batch, self.axes, self.config.model) * scale
+        work.loss = work.loss + parts.detach()
+        return parts.sum()
 
-    def _mean(self, loss: float) -> float:
-        """The mean over the replicas of the last stage's loss, on every rank; control traffic, not counted."""
+    def _mean(self, parts: Tensor) -> list[float]:
+        """The mean over the replicas of the last stage's losses, on every rank; control traffic, not counted."""
         mine = self.pipeline.last and self.mesh.tp_rank == 0
-        total = torch.tensor(loss if mine else 0.0, dtype=torch.float64)
+        total = parts.double() if mine else torch.zeros(parts.shape, dtype=torch.float64)
         dist.all_reduce(total)
-        return float(total) / (self.mesh.dp * self.mesh.cp)
+        means: list[float] = (total / (self.mesh.dp * self.mesh.cp)).tolist()
+        return means
 
 
-@dataclass
 class Work:
     """A step's micro-batches under way.
 
-    Attributes:
+    Args:
         microbatches: this replica's.
-        scale: turns a sum of losses into its share of the replicas' mean loss.
-        loss: the shares of the micro-batches that were run, on the last stage.
+        weight: float64[K], the sums of weights over all replicas, for each part of the loss.
+        step: what dropout is seeded by, or None.
+
+    Attributes:
+        loss: float32[K], this replica's parts of the mean loss, of the micro-batches that were run; on the last stage.
     """
 
-    microbatches: list[Batch]
-    scale: float
-    loss: float = 0.0
+    def __init__(self, microbatches: list[Batch], weight: Tensor, step: int | None) -> None:
+        self.microbatches, self.weight, self.step = microbatches, weight, step
+        self.loss = torch.zeros(weight.shape)
+
+
+def objective_of(model: ModelConfig) -> Objective:
+    """What a model with this head is trained for.
+
+    Raises:
+        UsageError: the head is for use, not for training.
+    """
+    causal = families.get(model.family)().blueprint.causal
+    if model.head == "lm" and causal:
+        return objectives.get("causal-lm")()
+    for _, objective in objectives.all():
+        if model.head in objective.heads and objective.heads != ("lm",):
+            return objective()
+    raise UsageError(f"head = {model.head!r} has no objective to train for", "lm, classification, ...")
 
 
 def stages_of(config: TrainConfig) -> Stages:

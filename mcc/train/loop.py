@@ -12,9 +12,10 @@ from mcc.ckpt import native
 from mcc.core.events import SILENT, Reporter
 from mcc.core.files import PARTIAL, remove
 from mcc.train import checkpoint
+from mcc.train.batch import Batch
 from mcc.train.config import TrainConfig
 from mcc.train.data import held_out_batches, training_batches
-from mcc.train.engine import Batch, Engine, make_mesh
+from mcc.train.engine import Engine, make_mesh
 from mcc.train.metrics import MetricsFile, total_bytes
 
 

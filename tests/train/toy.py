@@ -12,8 +12,9 @@ from torch import Tensor
 
 from mcc.models.base.config import ModelConfig
 from mcc.models.base.forms import pad_rows
+from mcc.train.batch import Batch
 from mcc.train.config import OptimConfig, ParallelConfig, RunConfig, TrainConfig
-from mcc.train.engine import Batch, Engine, make_mesh
+from mcc.train.engine import Engine, make_mesh
 from mcc.train.parallel.gradients import TIED
 
 MODEL = ModelConfig(

@@ -109,27 +109,22 @@ class Pipeline:
         """Every codec in use, by site and key."""
         return {key: codec for stage in self.wired for key, codec in stage.codecs().items()}
 
-    def step(self, tokens_NT: Tensor, microbatches: int) -> float:
-        """The sum of the micro-batches' losses (0 off the last stage); gradients are accumulated.
+    def step(self, tokens_NT: Tensor, microbatches: int) -> None:
+        """Run every stage forward and backward on every micro-batch; gradients are accumulated.
 
         Args:
             tokens_NT: token ids of this replica, its micro-batches one after the other.
             microbatches: how many.
         """
         if self.mesh.pp == 1:
-            total = 0.0
             for index, tokens_BT in enumerate(tokens_NT.chunk(microbatches)):
-                loss = self.run(index, 0, tokens_BT)
-                loss.backward()
-                total += loss.item()
-            return total
+                self.run(index, 0, tokens_BT).backward()
+            return
         schedule = self._schedule_for(microbatches)
-        losses: list[Tensor] = []
         inputs = (tokens_NT,) if self.first else ()
         # The last stage's module gives the loss itself; torch asks for a target all the same.
         target = torch.zeros(microbatches) if self.last else None
-        schedule.step(*inputs, target=target, losses=losses if self.last else None, return_outputs=False)
-        return float(sum(loss.item() for loss in losses))
+        schedule.step(*inputs, target=target, return_outputs=False)
 
     @torch.no_grad()
     def evaluate(self, tokens_NT: Tensor, microbatches: int) -> None:
