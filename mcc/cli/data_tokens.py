@@ -243,48 +243,6 @@ def verify(
 
 
 @app.command()
-def index(
-    prefix: Annotated[Path, typer.Argument(metavar="PREFIX", help="Path of the .bin and .idx files, without ending.")],
-    seq_length: Annotated[int | None, typer.Option(help="Tokens of a sample \\[default: 128].")] = None,
-    train_iters: Annotated[int | None, typer.Option(help="Training steps of the run.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training documents, in its place.")] = None,
-    eval_iters: Annotated[int | None, typer.Option(help="Steps of a held-out evaluation \\[default: 10].")] = None,
-    global_batch_size: Annotated[int | None, typer.Option(help="Samples of a step \\[default: 16].")] = None,
-    seed: steps.Seed = None,
-    split: Annotated[
-        str | None, typer.Option(metavar="A,B,C", help="Weights of the parts \\[default: 949,50,1].")
-    ] = None,
-    all_documents: Annotated[
-        bool, typer.Option("--all-documents", help="No split: the run has --valid-data-path.")
-    ] = False,
-    as_json: console.JSON = False,
-) -> None:
-    """Build the sample indices of a training run beside the data; a run with the same settings takes them.
-
-    Example: [cyan]mcc data index data/wiki_text_document --seq-length 1024 --train-iters 10000[/]
-    """
-    from mcc.data.sample_index import IndexConfig, index
-
-    values = steps.given(
-        seq_length=seq_length,
-        train_iters=train_iters,
-        epochs=epochs,
-        eval_iters=eval_iters,
-        global_batch_size=global_batch_size,
-        seed=seed,
-        split=split,
-        all_documents=all_documents or None,
-    )
-    report = index(prefix, build(IndexConfig, values), console.reporter())
-    if as_json:
-        console.print_json(report)
-        return
-    columns = ["part", "documents", "tokens", "epochs", "samples", "kept in"]
-    rows = [(p.part, p.documents, p.tokens, p.epochs, p.samples, p.path) for p in report.parts]
-    console.table("index", columns, rows)
-
-
-@app.command()
 def inspect(
     prefix: Annotated[Path, typer.Argument(metavar="PREFIX", help="Path of the .bin and .idx files, without ending.")],
     doc: Annotated[int | None, typer.Option(metavar="N", help="Show document N too (from 0).")] = None,
@@ -322,7 +280,8 @@ def inspect(
         bins = [{"from": low, "below": high, "sequences": count} for low, high, count in histogram]
         console.print_json({**summary, "lengths": bins, **({} if shown is None else {"document": shown})})
         return
-    console.table(str(prefix), ["", ""], [(name.replace("_", " "), console.cell(v)) for name, v in summary.items()])
+    shown_rows = [(name.replace("_", " "), console.cell(v)) for name, v in summary.items() if name != "prefix"]
+    console.table(str(prefix), ["", ""], shown_rows)
     most = max((count for *_, count in histogram), default=1)
     rows = [(f"{low:,} - {high - 1:,}", count, "█" * round(40 * count / most)) for low, high, count in histogram]
     console.table("lengths in tokens", ["tokens", "sequences", ""], rows)

@@ -1,31 +1,28 @@
-"""Sample indices built once and kept beside the data: `PREFIX.samples/` holds a folder for each setting.
+"""Sample indices built ahead of a run and kept beside the data: `PREFIX.samples/` holds a folder for each setting.
 
-They say the order of documents, where each sample starts and the order of samples (see `mcc.data.samples`). A folder
-is taken when it is of these very token files: it knows the hash of their index.
+They say the order of documents, where each sample starts and the order of samples (`mcc.data.samples`,
+`mcc.data.training.sentence_pairs`), and which file of a blend each sample is of. A folder is taken when it is of these
+very token files: it knows the hash of their index.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from mcc.core.config import option
 from mcc.core.errors import MccError, UsageError
 from mcc.core.events import SILENT, Reporter
-from mcc.core.files import atomic_path
-from mcc.data.indexed import IndexedDataset, index_path
-from mcc.data.samples import GPTSamples, Indices, SampleKey, build_indices, count_epochs, split_documents
-
-_VERSION = 1
-_ARRAYS = ("doc_idx", "sample_idx", "shuffle_idx")
-_PARTS = ("train", "valid", "test")
-_HASH_BYTES = 1 << 20
+from mcc.data.indexed import IndexedDataset
+from mcc.data.samples import GPTSamples, count_epochs, split_documents
+from mcc.data.training.blends import Blend
+from mcc.data.training.config import MaskConfig
+from mcc.data.training.open import Opened, Wanted, open_bert, open_gpt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +33,7 @@ class IndexConfig:
         UsageError: a number is not positive, or it is not said how many samples there are.
     """
 
+    kind: Literal["gpt", "bert"] = option("gpt", "tokens end to end (gpt), or runs of sentences (bert)")
     seq_length: int = option(128, "tokens of a sample")
     train_iters: int | None = option(None, "training steps")
     eval_iters: int = option(10, "steps of a held-out evaluation")
@@ -44,6 +42,8 @@ class IndexConfig:
     seed: int = option(1234, "of the order")
     split: str = option("949,50,1", "weights of training, validation and test documents")
     all_documents: bool = option(False, "all documents are training documents: no split")
+    data_cache_path: str | None = option(None, "folder for the indices [beside each token file]")
+    masking: MaskConfig = field(default_factory=MaskConfig)
 
     def __post_init__(self) -> None:
         if (self.train_iters is None) == (self.epochs is None):
@@ -54,16 +54,22 @@ class IndexConfig:
                 raise UsageError(f"{name} = {value} must be at least 1")
         if self.eval_iters < 0:
             raise UsageError(f"eval_iters = {self.eval_iters} must not be negative")
+        if self.kind == "bert" and self.epochs is not None:
+            raise UsageError("--epochs counts samples of tokens end to end", "--train-iters N --global-batch-size B")
 
 
 @dataclass(frozen=True, kw_only=True)
 class IndexedPart:
-    """The samples of one part of the documents."""
+    """The samples of one part of the documents of one file, or of a blend of several.
 
+    `documents`, `tokens` and `epochs` are None for a blend; `epochs` is for sentences too.
+    """
+
+    prefix: str
     part: str
-    documents: int
-    tokens: int
-    epochs: int
+    documents: int | None
+    tokens: int | None
+    epochs: int | None
     samples: int
     path: str
 
@@ -77,89 +83,99 @@ class IndexReport:
     seconds: float
 
 
-def index(prefix: str | Path, config: IndexConfig, reporter: Reporter = SILENT) -> IndexReport:
+def index(data_path: str | Path, config: IndexConfig, reporter: Reporter = SILENT) -> IndexReport:
     """Build the sample indices of a run and keep them where the run finds them.
 
+    Args:
+        data_path: a prefix, or a blend: `0.3 A 0.7 B`.
+
     Raises:
-        MccError: the token files are damaged, or there are no documents or tokens for a part.
+        MccError: the token files are damaged, there are no documents or tokens for a part, or nothing can be written.
     """
     started = time.perf_counter()
-    data = IndexedDataset(prefix)
-    data.verify()
-    everything = range(len(data))
-    split = [everything] if config.all_documents else split_documents(len(data), config.split)
-    built = []
-    for name, documents in zip(_PARTS, split, strict=False):
-        tokens = int(data.sizes[documents.start : documents.stop].sum(dtype=np.int64))
-        if name == "train":
-            wanted = (
-                config.train_iters * config.global_batch_size
-                if config.train_iters is not None
-                else ((config.epochs or 1) * tokens - 1) // config.seq_length
-            )
-        else:
-            wanted = config.eval_iters * config.global_batch_size if name == "valid" else 0
-        if name != "train" and (not wanted or not len(documents)):
+    blend = Blend.parse(str(data_path))
+    datasets = [IndexedDataset(prefix) for prefix in blend.prefixes]
+    for data in datasets:
+        data.verify()
+    built: list[IndexedPart] = []
+    for part in ("all",) if config.all_documents else ("train", "valid"):
+        count = _count(datasets, config, part)
+        if not count:
             continue
-        if wanted < 1:
-            raise MccError(f"{data.prefix}: {tokens} tokens are too few for one sample", "a smaller --seq-length")
-        key = SampleKey(documents.start, documents.stop, config.seq_length, wanted, config.seed)
-        with reporter.task(f"index: {name}"):
-            indices = build_indices(data, np.arange(documents.start, documents.stop, dtype=np.int32), key)
-            path = save(data, key, indices)
-        built.append(
+        wanted = Wanted(
+            blend=blend,
+            part=part,
+            split=config.split,
+            seq_length=config.seq_length,
+            num_samples=count,
+            seed=config.seed,
+            cache=config.data_cache_path,
+        )
+        opened: Opened[Any] | None
+        if config.kind == "bert":
+            opened = open_bert(wanted, config.masking, None, reporter)
+        else:
+            opened = open_gpt(wanted, reporter)
+        if opened is not None:
+            built += _described(opened, wanted, config, blend)
+    return IndexReport(prefix=str(blend), parts=tuple(built), seconds=round(time.perf_counter() - started, 3))
+
+
+def _count(datasets: Sequence[IndexedDataset], config: IndexConfig, part: str) -> int:
+    """Samples of a part."""
+    if part == "valid":
+        return config.eval_iters * config.global_batch_size
+    if config.train_iters is not None:
+        return config.train_iters * config.global_batch_size
+    if len(datasets) > 1:
+        raise UsageError("the files of a blend have epochs of their own", "--train-iters N --global-batch-size B")
+    (data,) = datasets
+    documents = range(len(data)) if part == "all" else split_documents(len(data), config.split)[0]
+    tokens = _tokens(data, documents)
+    count = ((config.epochs or 1) * tokens - 1) // config.seq_length
+    if count < 1:
+        raise MccError(f"{data.prefix}: {tokens} tokens are too few for one sample", "a smaller --seq-length")
+    return count
+
+
+def _tokens(data: IndexedDataset, documents: range) -> int:
+    return int(data.sizes[documents.start : documents.stop].sum(dtype=np.int64))
+
+
+def _described(opened: Opened[Any], wanted: Wanted, config: IndexConfig, blend: Blend) -> list[IndexedPart]:
+    name = "train" if wanted.part == "all" else wanted.part
+    found = []
+    shares = blend.shares(wanted.num_samples)
+    for samples, folder, count in zip(opened.parts, opened.folders, shares, strict=False):
+        if folder is None:
+            raise MccError(f"{blend}: indices cannot be written", "--data-cache-path FOLDER")
+        documents = tokens = epochs = None
+        if isinstance(samples, GPTSamples):
+            dataset = samples.dataset
+            documents = len(samples.documents)
+            tokens = int(dataset.sizes[samples.documents].sum(dtype=np.int64))
+            epochs = count_epochs(tokens, config.seq_length, count).count
+        found.append(
             IndexedPart(
+                prefix=str(folder.parent).removesuffix(".samples"),
                 part=name,
-                documents=len(documents),
+                documents=documents,
                 tokens=tokens,
-                epochs=count_epochs(tokens, config.seq_length, wanted).count,
-                samples=len(indices.shuffle_idx),
-                path=str(path),
+                epochs=epochs,
+                samples=len(samples),
+                path=str(folder),
             )
         )
-    return IndexReport(prefix=str(data.prefix), parts=tuple(built), seconds=round(time.perf_counter() - started, 3))
-
-
-def folder_of(prefix: Path, key: SampleKey) -> Path:
-    """Where the indices of a setting are kept."""
-    name = f"{key.start}-{key.stop}d_{key.seq_length}l_{key.num_samples}n_{key.seed}s"
-    return Path(f"{prefix}.samples") / name
-
-
-def save(data: IndexedDataset, key: SampleKey, indices: Indices) -> Path:
-    """Keep indices beside the data; the folder appears when it is whole."""
-    folder = folder_of(data.prefix, key)
-    with atomic_path(folder) as temporary:
-        temporary.mkdir(parents=True)
-        for name in _ARRAYS:
-            np.save(temporary / f"{name}.npy", getattr(indices, name))
-        (temporary / "key.json").write_text(json.dumps(_stamp(data, key)), encoding="utf-8")
-    return folder
-
-
-def load(data: IndexedDataset, key: SampleKey) -> Indices | None:
-    """The indices of a setting, mapped; None when none are kept for these very files."""
-    folder = folder_of(data.prefix, key)
-    try:
-        stamp = json.loads((folder / "key.json").read_text(encoding="utf-8"))
-        if stamp != _stamp(data, key):
-            return None
-        arrays = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS]
-    except (OSError, ValueError):
-        return None
-    return Indices(*arrays)
-
-
-def _stamp(data: IndexedDataset, key: SampleKey) -> dict[str, Any]:
-    digest = hashlib.blake2b(digest_size=16)
-    with index_path(data.prefix).open("rb") as file:
-        while piece := file.read(_HASH_BYTES):
-            digest.update(piece)
-    return {"version": _VERSION, "index": digest.hexdigest(), **asdict(key)}
-
-
-def cached_samples(data: IndexedDataset, documents: range, seq_length: int, num_samples: int, seed: int) -> GPTSamples:
-    """`GPTSamples` from kept indices, or built anew when there are none."""
-    key = SampleKey(documents.start, documents.stop, seq_length, num_samples, seed)
-    kept = load(data, key) if folder_of(data.prefix, key).is_dir() else None
-    return GPTSamples(data, documents, seq_length, num_samples, seed, indices=kept)
+    if len(opened.folders) > len(opened.parts) and opened.folders[-1] is not None:
+        found.append(
+            IndexedPart(
+                prefix=str(blend),
+                part=name,
+                documents=None,
+                tokens=None,
+                epochs=None,
+                samples=len(opened.samples),
+                path=str(opened.folders[-1]),
+            )
+        )
+    return found

@@ -1,52 +1,163 @@
-"""The batches of a run. Which samples a step takes depends on the step alone, never on the layout."""
+"""The data of a run: what it trains on, what it is scored on, and by which objective.
+
+Which samples a step takes depends on the samples consumed before it alone, never on the layout.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 
-import numpy as np
-import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 
-from mcc.core.errors import MccError
-from mcc.data.indexed import IndexedDataset
-from mcc.data.sample_index import cached_samples
-from mcc.data.samples import GPTSamples, split_documents
+from mcc.core.errors import MccError, UsageError
+from mcc.core.events import SILENT, Reporter
+from mcc.data.training.blends import Blend
+from mcc.data.training.masking import Vocabulary
+from mcc.data.training.open import Wanted, open_bert, open_gpt
+from mcc.models.base.family import families
 from mcc.train.config import TrainConfig
+from mcc.train.finetune.encode import Encoder
+from mcc.train.finetune.files import Examples, scored_files, training_files
+from mcc.train.finetune.metrics import score
+from mcc.train.finetune.task import find_task
+from mcc.train.objective import Objective, objective_of, objectives
+from mcc.train.sources.examples import ScoredExamples, TrainingExamples, check_vocabulary
+from mcc.train.sources.source import Evaluation, Source
+from mcc.train.sources.tokens import CausalTokens, MaskedTokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunData:
+    """The data of a run.
+
+    Attributes:
+        objective: what the model's output is measured by.
+        train: the samples to train on.
+        evaluations: what the model is scored on.
+        epoch_samples: samples of an epoch in fine-tuning, which is scored when one has passed; else None.
+    """
+
+    objective: Objective
+    train: Source
+    evaluations: tuple[Evaluation, ...] = ()
+    epoch_samples: int | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows of tokens of a sample."""
+        return self.train.rows
+
+    @property
+    def seq_length(self) -> int:
+        """Tokens of a row."""
+        return self.train.seq_length
+
+    def epoch_ended(self, before: int, after: int) -> bool:
+        """Whether an epoch ended while the samples consumed went from `before` to `after`."""
+        return self.epoch_samples is not None and before // self.epoch_samples != after // self.epoch_samples
+
+
+def open_data(config: TrainConfig, tokenizer: str | None = None, reporter: Reporter = SILENT) -> RunData:
+    """The data of a resolved configuration. Every rank calls it; indices are built by one of them and mapped by all.
+
+    Args:
+        config: with the task's settings filled in (`mcc.train.finetune.resolve`).
+        tokenizer: JSON; needed for BERT and for tasks.
+        reporter: hears of indices that are built and of bad lines.
+
+    Raises:
+        UsageError, MccError: files are missing, foreign, or hold too little.
+    """
+    objective = objectives.get(objective_of(config.model))()
+    if config.finetune.task is not None:
+        return _task_data(config, _required(tokenizer, f"task {config.finetune.task}"), objective, reporter)
+    if config.model.head not in ("lm", "pretraining"):
+        raise UsageError(f"head {config.model.head} is trained on labelled texts", "--task NAME --task-data FOLDER")
+    run = config.run
+    train = _token_source(config, tokenizer, run.train_iters * run.global_batch_size, "train", reporter)
+    assert train is not None
+    evaluations: tuple[Evaluation, ...] = ()
+    if run.eval_iters:
+        count = run.eval_iters * run.global_batch_size
+        held_out = _token_source(config, tokenizer, count, "valid", reporter)
+        evaluations = () if held_out is None else (Evaluation("heldout", held_out, count),)
+    return RunData(objective=objective, train=train, evaluations=evaluations)
+
+
+def _causal(config: TrainConfig) -> bool:
+    return families.get(config.model.family).blueprint.causal
+
+
+def _token_source(
+    config: TrainConfig, tokenizer: str | None, count: int, part: str, reporter: Reporter
+) -> Source | None:
+    """Samples of token files; None when nothing is held out."""
+    data, model = config.data, config.model
+    if not data.data_path:
+        raise MccError("no training data", "--data-path PREFIX, as `mcc data preprocess` wrote it")
+    path = data.data_path
+    if data.valid_data_path:
+        path, part = (data.valid_data_path if part == "valid" else data.data_path), "all"
+    wanted = Wanted(
+        blend=Blend.parse(path),
+        part=part,
+        split=data.split,
+        seq_length=model.seq_length,
+        num_samples=count,
+        seed=config.run.seed,
+        cache=data.data_cache_path,
+    )
+    if _causal(config):
+        opened = open_gpt(wanted, reporter)
+        return None if opened is None else CausalTokens(opened.samples, model.seq_length, model.vocab_size)
+    vocabulary = Vocabulary.of(Tokenizer.from_str(_required(tokenizer, "masked-LM training")))
+    # Without a head for pairs there are none.
+    masking = data.masking if model.head == "pretraining" else dataclasses.replace(data.masking, pairs="none")
+    if model.head == "pretraining" and masking.pairs == "none":
+        raise UsageError("head pretraining learns pairs, but --bert-pairs is none", "--head lm")
+    pairs = open_bert(wanted, masking, vocabulary, reporter)
+    return None if pairs is None else MaskedTokens(pairs.samples, model.seq_length, model.vocab_size)
+
+
+def _task_data(config: TrainConfig, tokenizer: str, objective: Objective, reporter: Reporter) -> RunData:
+    task, finetune, run = find_task(config.finetune), config.finetune, config.run
+    allowed = task.max_errors if finetune.task_max_errors is None else finetune.task_max_errors
+    encoder = Encoder(tokenizer, config.model.seq_length, task.first_text_tokens)
+    check_vocabulary(encoder, config.model.vocab_size)
+    examples = Examples(training_files(task, finetune), task, allowed, reporter)
+    evaluations = []
+    for name, paths in scored_files(task, finetune).items():
+        found = Examples(paths, task, allowed, reporter)
+        source = ScoredExamples(found, encoder)
+        evaluations.append(Evaluation(name, source, len(found), partial(score, task.metrics)))
+    train = TrainingExamples(examples, encoder, run.train_iters * run.global_batch_size, run.seed)
+    epoch = len(examples) if finetune.epochs else None
+    return RunData(objective=objective, train=train, evaluations=tuple(evaluations), epoch_samples=epoch)
+
+
+def _required(tokenizer: str | None, what: str) -> str:
+    if tokenizer is None:
+        raise UsageError(f"{what} needs the tokenizer", "--tokenizer FILE")
+    return tokenizer
 
 
 class Batches:
-    """Global batches of samples of T+1 tokens, cut to this replica's share.
+    """The batches of a run of full batches, a step each, as (tokens, targets)."""
 
-    Args:
-        samples: the samples, in the order of training.
-        global_batch: samples of a step over all replicas.
-        replica, replicas: this data-parallel rank, and how many.
-        vocab_size: tokens below this are in the vocabulary.
-    """
-
-    def __init__(self, samples: GPTSamples, global_batch: int, replica: int, replicas: int, vocab_size: int) -> None:
-        self.samples, self.global_batch, self.vocab_size = samples, global_batch, vocab_size
-        share = global_batch // replicas
-        self.mine = range(replica * share, (replica + 1) * share)
+    def __init__(self, source: Source, steps: int, global_batch: int, replica: int, replicas: int) -> None:
+        self.source, self.steps, self.global_batch = source, steps, global_batch
+        self.replica, self.replicas = replica, replicas
 
     def __len__(self) -> int:
-        return len(self.samples) // self.global_batch
+        return self.steps
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
-        """(tokens[N, T], targets[N, T]) of this replica in step `step`.
-
-        Raises:
-            MccError: a token is not in the vocabulary.
-        """
-        first = step * self.global_batch
-        rows = torch.from_numpy(np.stack([self.samples[first + i] for i in self.mine]))
-        if int(rows.max()) >= self.vocab_size:
-            raise MccError(
-                f"step {step + 1}: the data has token {int(rows.max())}, but vocab_size is {self.vocab_size}",
-                "the data was made with another tokenizer",
-            )
-        return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+        batch = self.source.batch(step * self.global_batch, self.global_batch, self.replica, self.replicas)
+        return batch["tokens"], batch["targets"]
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return (self[step] for step in range(len(self)))
@@ -58,36 +169,16 @@ def training_batches(config: TrainConfig, replica: int, replicas: int) -> Batche
     Raises:
         MccError: the data is missing, foreign or empty.
     """
-    dataset, documents = _documents(config, held_out=False)
-    count = config.run.train_iters * config.run.global_batch_size
-    return _batches(config, dataset, documents, count, replica, replicas)
+    run = config.run
+    source = _token_source(config, None, run.train_iters * run.global_batch_size, "train", SILENT)
+    assert source is not None
+    return Batches(source, run.train_iters, run.global_batch_size, replica, replicas)
 
 
 def held_out_batches(config: TrainConfig, replica: int, replicas: int) -> Batches | None:
     """The batches of one held-out evaluation, or None when the run has none."""
-    if not config.run.eval_iters:
+    run = config.run
+    if not run.eval_iters:
         return None
-    dataset, documents = _documents(config, held_out=True)
-    if not len(documents):
-        return None
-    count = config.run.eval_iters * config.run.global_batch_size
-    return _batches(config, dataset, documents, count, replica, replicas)
-
-
-def _documents(config: TrainConfig, held_out: bool) -> tuple[IndexedDataset, range]:
-    if not config.data.data_path:
-        raise MccError("no training data", "--data-path PREFIX, as `mcc data preprocess` wrote it")
-    if config.data.valid_data_path:
-        dataset = IndexedDataset(config.data.valid_data_path if held_out else config.data.data_path)
-        return dataset, range(len(dataset))
-    dataset = IndexedDataset(config.data.data_path)
-    # As in Megatron-LM the sequences are counted: a document without tokens has none.
-    parts = split_documents(len(dataset), config.data.split)
-    return dataset, parts[1 if held_out else 0]
-
-
-def _batches(
-    config: TrainConfig, dataset: IndexedDataset, documents: range, count: int, replica: int, replicas: int
-) -> Batches:
-    samples = cached_samples(dataset, documents, config.model.seq_length, count, config.run.seed)
-    return Batches(samples, config.run.global_batch_size, replica, replicas, config.model.vocab_size)
+    source = _token_source(config, None, run.eval_iters * run.global_batch_size, "valid", SILENT)
+    return None if source is None else Batches(source, run.eval_iters, run.global_batch_size, replica, replicas)

@@ -11,6 +11,7 @@ from mcc.ckpt.layout import check_layout
 from mcc.core.errors import UsageError
 from mcc.data.indexed import IndexedDataset
 from mcc.data.tokenizer import load_tokenizer
+from mcc.data.training.blends import Blend
 from mcc.models.base.config import ModelConfig
 from mcc.models.base.family import families
 from mcc.train.compress.spec import parse_all
@@ -70,9 +71,11 @@ def _check_layout(config: TrainConfig, dp: int) -> None:
 
 
 def _check_folders(config: TrainConfig) -> None:
-    if not config.data.data_path:
-        raise UsageError("no training data", "--data-path PREFIX, as `mcc data preprocess` wrote it")
-    IndexedDataset(config.data.data_path)
+    if config.finetune.task is None:
+        if not config.data.data_path:
+            raise UsageError("no training data", "--data-path PREFIX, as `mcc data preprocess` wrote it")
+        for prefix in Blend.parse(config.data.data_path).prefixes:
+            IndexedDataset(prefix)
     if not config.run.save:
         return
     folder = Path(config.run.save)

@@ -1,24 +1,50 @@
-"""Sample indices kept beside the data: the same samples, and only for the very same files."""
+"""Sample indices kept beside the data: the same samples, built once, and only for the very same files."""
 
 from __future__ import annotations
 
+import multiprocessing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from mcc.core.errors import MccError, UsageError
 from mcc.data.indexed import IndexedDataset, IndexedWriter
-from mcc.data.sample_index import IndexConfig, cached_samples, folder_of, index, load
-from mcc.data.samples import GPTSamples, SampleKey, split_documents
+from mcc.data.sample_index import IndexConfig, index
+from mcc.data.samples import GPTSamples, split_documents
+from mcc.data.training.blends import Blend
+from mcc.data.training.config import MaskConfig
+from mcc.data.training.open import Wanted, open_bert, open_gpt
+
+BUILDERS = ("build_indices", "build_pairs", "build_blend")
 
 
-def write(prefix: Path, seed: int = 0) -> IndexedDataset:
+def write(prefix: Path, seed: int = 0, documents: int = 60) -> IndexedDataset:
     generator = np.random.default_rng(seed)
     with IndexedWriter(prefix, np.uint16) as writer:
-        for size in generator.integers(1, 40, size=60):
+        for size in generator.integers(1, 40, size=documents):
             writer.add(generator.integers(0, 1000, size=size).tolist())
     return IndexedDataset(prefix)
+
+
+def sentences(prefix: Path) -> IndexedDataset:
+    generator = np.random.default_rng(1)
+    with IndexedWriter(prefix, np.uint16) as writer:
+        for _ in range(30):
+            for size in generator.integers(1, 9, size=5):
+                writer.add([7] * int(size), end_document=False)
+            writer.end_document()
+    return IndexedDataset(prefix)
+
+
+def wanted(prefix: Path | str, **values: Any) -> Wanted:
+    return Wanted(**{"blend": Blend.parse(str(prefix)), "seq_length": 8, "num_samples": 200, "seed": 7, **values})
+
+
+def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in BUILDERS:
+        monkeypatch.setattr(f"mcc.data.training.open.{name}", None)
 
 
 def test_training_takes_what_was_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,27 +53,110 @@ def test_training_takes_what_was_kept(tmp_path: Path, monkeypatch: pytest.Monkey
     report = index(tmp_path / "d", config)
     train, valid, _ = split_documents(60, "80,20")
     assert [(part.part, part.documents) for part in report.parts] == [("train", 48), ("valid", 12)]
-    for documents, wanted in ((train, 200), (valid, 8)):
-        expected = GPTSamples(data, documents, 8, wanted, 7)
-        monkeypatch.setattr("mcc.data.samples.build_indices", None)  # nothing is built any more
-        found = cached_samples(data, documents, 8, wanted, 7)
-        monkeypatch.undo()
-        assert isinstance(found.shuffle_idx, np.memmap) and len(found) == len(expected)
-        assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
-    # Another setting is built anew.
-    assert not isinstance(cached_samples(data, train, 8, 201, 7).shuffle_idx, np.memmap)
+    forbid(monkeypatch)
+    for part, documents, count in (("train", train, 200), ("valid", valid, 8)):
+        expected = GPTSamples(data, documents, 8, count, 7)
+        found = open_gpt(wanted(data.prefix, part=part, num_samples=count, split="80,20"))
+        assert found is not None and isinstance(found.parts[0].shuffle_idx, np.memmap)
+        assert len(found.samples) == len(expected)
+        assert all(np.array_equal(found.samples[i], expected[i]) for i in range(len(expected)))
+    with pytest.raises(TypeError):  # another setting would be built
+        open_gpt(wanted(data.prefix, num_samples=201, split="80,20"))
+
+
+def test_a_blend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = write(tmp_path / "a"), write(tmp_path / "b", seed=1)
+    blend = f"3 {first.prefix} 1 {second.prefix}"
+    config = IndexConfig(seq_length=8, train_iters=50, eval_iters=0, global_batch_size=4, seed=7, split="1")
+    report = index(blend, config)
+    assert [(part.documents, part.samples >= n) for part, n in zip(report.parts, (151, 51), strict=False)] == [
+        (60, True),
+        (60, True),
+    ]
+    assert report.parts[2].samples == 200
+    forbid(monkeypatch)
+    opened = open_gpt(wanted(blend, split="1"))
+    alone = [GPTSamples(d, range(60), 8, n, 7) for d, n in ((first, 151), (second, 51))]
+    assert opened is not None
+    # 3 to 1, by hand: whoever is further behind, and the first of equals (at samples 4 and 8).
+    taken = [0, 0]
+    for i, file in enumerate([0, 1, 0, 0, 0, 1, 0, 0, 0, 1]):
+        assert np.array_equal(opened.samples[i], alone[file][taken[file]])
+        taken[file] += 1
+    with pytest.raises(UsageError, match="epochs of their own"):
+        index(blend, IndexConfig(epochs=1))
+
+
+def test_held_out_documents_of_a_part_of_a_blend(tmp_path: Path) -> None:
+    large, small = write(tmp_path / "a"), write(tmp_path / "b", documents=1)
+    blend = f"1 {large.prefix} 1 {small.prefix}"
+    opened = open_gpt(wanted(blend, part="valid", split="90,10"))
+    assert opened is not None and len(opened.parts) == 1
+    assert open_gpt(wanted(small.prefix, part="valid", split="90,10")) is None
+    with pytest.raises(MccError, match="leaves 0 documents for training"):
+        open_gpt(wanted(blend, split="0,10"))
+
+
+def test_bert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = sentences(tmp_path / "d")
+    report = index(data.prefix, IndexConfig(kind="bert", seq_length=16, train_iters=10, split="80,20"))
+    assert [part.part for part in report.parts] == ["train", "valid"]
+    forbid(monkeypatch)
+    opened = open_bert(
+        wanted(data.prefix, seq_length=16, num_samples=160, seed=1234, split="80,20"), MaskConfig(), None
+    )
+    assert opened is not None and len(opened.samples) == report.parts[0].samples >= 160
 
 
 def test_other_files_of_the_same_name_are_noticed(tmp_path: Path) -> None:
-    data = write(tmp_path / "d")
-    index(tmp_path / "d", IndexConfig(seq_length=8, epochs=2, all_documents=True, eval_iters=0))
-    tokens = data.tokens
-    key = SampleKey(0, 60, 8, (2 * tokens - 1) // 8, 1234)
-    assert load(data, key) is not None
-    (folder_of(data.prefix, key) / "sample_idx.npy").write_bytes(b"cut")
-    assert load(data, key) is None
+    write(tmp_path / "d")
+    report = index(tmp_path / "d", IndexConfig(seq_length=8, epochs=2, all_documents=True, eval_iters=0))
+    folder = Path(report.parts[0].path)
+    before = np.load(folder / "sample_idx.npy")
+    (folder / "sample_idx.npy").write_bytes(b"cut")
     index(tmp_path / "d", IndexConfig(seq_length=8, epochs=2, all_documents=True))
-    assert load(write(tmp_path / "d", seed=1), key) is None
+    assert np.array_equal(np.load(folder / "sample_idx.npy"), before)
+    write(tmp_path / "d", seed=1)
+    index(tmp_path / "d", IndexConfig(seq_length=8, train_iters=len(before) - 1, global_batch_size=1, split="1"))
+    names = [path.name for path in folder.parent.iterdir() if not path.name.startswith(".")]
+    other = [name for name in names if name != folder.name]
+    assert not other or not np.array_equal(np.load(folder.parent / other[0] / "sample_idx.npy"), before)
+
+
+def test_a_cache_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    write(tmp_path / "data" / "d")
+    config = IndexConfig(seq_length=8, epochs=2, all_documents=True, data_cache_path=str(tmp_path / "cache"))
+    index(tmp_path / "data" / "d", config)
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["d.bin", "d.idx"]
+    assert len(list((tmp_path / "cache").glob("d-*.samples/*/key.json"))) == 1
+
+
+def _build(prefix: Path, log: Path) -> None:
+    import mcc.data.training.open as module
+
+    real = module.build_indices
+
+    def counted(*args: Any) -> Any:
+        with log.open("a") as file:
+            file.write("built\n")
+        return real(*args)
+
+    module.build_indices = counted
+    assert open_gpt(wanted(prefix, split="1")) is not None
+
+
+def test_of_many_processes_one_builds(tmp_path: Path) -> None:
+    data = write(tmp_path / "d")
+    log = tmp_path / "log"
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=_build, args=(data.prefix, log)) for _ in range(8)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 8
+    assert log.read_text() == "built\n"
 
 
 def test_documents_without_tokens(tmp_path: Path) -> None:
@@ -66,6 +175,8 @@ def test_settings_that_make_no_sense(tmp_path: Path) -> None:
             IndexConfig(**values)
     with pytest.raises(UsageError, match="seq_length = 0"):
         IndexConfig(seq_length=0, epochs=1)
+    with pytest.raises(UsageError, match="tokens end to end"):
+        IndexConfig(kind="bert", epochs=1)
     write(tmp_path / "d")
     with pytest.raises(MccError, match="too few for one sample"):
         index(tmp_path / "d", IndexConfig(seq_length=10_000, epochs=1))

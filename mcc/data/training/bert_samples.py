@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from mcc.core.errors import UsageError
 from mcc.data.indexed import IndexedDataset
-from mcc.data.training.masking import MaskConfig, Masker, Vocabulary, crop
+from mcc.data.training.config import MaskConfig
+from mcc.data.training.masking import Masker, Vocabulary, crop
 from mcc.data.training.sentence_pairs import SPECIAL_TOKENS, PairKey, build_pairs
 
 

@@ -15,7 +15,8 @@ from mcc.core.errors import MccError, UsageError
 from mcc.data.indexed import IndexedDataset, IndexedWriter
 from mcc.data.tokens.vocabulary import word_piece
 from mcc.data.training.bert_samples import BertSamples
-from mcc.data.training.masking import MaskConfig, Vocabulary, crop
+from mcc.data.training.config import MaskConfig
+from mcc.data.training.masking import Vocabulary, crop
 from mcc.data.training.mersenne import Mersenne64, shuffled
 from mcc.data.training.sentence_pairs import PairKey, build_pairs
 from tests.data.training import reference

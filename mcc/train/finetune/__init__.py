@@ -1,0 +1,1 @@
+"""Fine-tuning on labelled texts: reading them, their tokens, their metrics. The tasks are in `mcc.train.tasks`."""

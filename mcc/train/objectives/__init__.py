@@ -1,0 +1,1 @@
+"""Objectives: what the last stage's output is measured by. One file each."""

@@ -1,0 +1,78 @@
+"""Batches of token files: runs of tokens for causal models, masked pairs of sentences for BERT."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mcc.core.errors import MccError
+from mcc.data.training.bert_samples import BertSample
+from mcc.data.training.blends import Samples
+from mcc.train.batch import Batch
+from mcc.train.sources.source import Source
+
+
+class CausalTokens(Source):
+    """Samples of T+1 tokens, read as T tokens and the next of each.
+
+    Args:
+        samples: int64[T+1] each.
+        seq_length: T.
+        vocab_size: tokens below this are in the vocabulary.
+    """
+
+    def __init__(self, samples: Samples[NDArray[np.int64]], seq_length: int, vocab_size: int) -> None:
+        self.samples, self.seq_length, self.vocab_size = samples, seq_length, vocab_size
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def take(self, samples: range) -> Batch:
+        rows = np.stack([self.samples[i] for i in samples])
+        _check(rows, self.vocab_size, samples)
+        tokens = torch.from_numpy(rows)
+        targets = tokens[:, 1:].contiguous()
+        return {
+            "tokens": tokens[:, :-1].contiguous(),
+            "targets": targets,
+            "weights": torch.ones(targets.shape, dtype=torch.float32),
+        }
+
+
+class MaskedTokens(Source):
+    """BERT's samples."""
+
+    def __init__(self, samples: Samples[BertSample], seq_length: int, vocab_size: int) -> None:
+        self.samples, self.seq_length, self.vocab_size = samples, seq_length, vocab_size
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def take(self, samples: range) -> Batch:
+        found = [self.samples[i] for i in samples]
+        tokens = np.stack([sample.tokens for sample in found])
+        targets = np.stack([sample.targets for sample in found])
+        _check(np.maximum(tokens, targets), self.vocab_size, samples)
+        arrays: dict[str, NDArray[Any]] = {
+            "tokens": tokens,
+            "targets": targets,
+            "weights": np.stack([sample.weights for sample in found]),
+            "token_types": np.stack([sample.token_types for sample in found]),
+            "padding": np.stack([sample.padding for sample in found]),
+            "labels": np.array([sample.label for sample in found], dtype=np.int64),
+            "label_weights": np.ones(len(found), dtype=np.float32),
+        }
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def _check(rows: NDArray[np.int64], vocab_size: int, samples: range) -> None:
+    largest = int(rows.max())
+    if largest >= vocab_size:
+        raise MccError(
+            f"sample {samples.start} or one of the next {len(samples) - 1}: the data has token {largest}, "
+            f"but vocab_size is {vocab_size}",
+            "the data was made with another tokenizer",
+        )

@@ -1,0 +1,1 @@
+"""Families of fine-tuning tasks, one file each."""
