@@ -23,30 +23,23 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import StorageMeta
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from mcc.ckpt.checksums import CHECKSUMS, Sums, digest, write_sums
 from mcc.ckpt.dcp import DcpFolder
 from mcc.ckpt.history import LATEST, folder_name, latest, prune
 from mcc.ckpt.manifest import MANIFEST
+from mcc.ckpt.pieces import LoadPieces, Piece, SavePieces
 from mcc.ckpt.together import together
 from mcc.core.errors import MccError
 from mcc.core.files import partial_path, remove, write_text
 
-__all__ = ["LATEST", "MANIFEST", "distributed", "folder_name", "latest", "load", "rank_state", "save"]
-
-
-def distributed(local: Tensor, dim: int | None, mesh: DeviceMesh) -> DTensor:
-    """This rank's part of a whole tensor, so that a checkpoint knows its place. The last axis of mesh is tp."""
-    placements = [*[Replicate()] * (mesh.ndim - 1), Replicate() if dim is None else Shard(dim)]
-    return DTensor.from_local(local.detach(), mesh, placements, run_check=False)
+__all__ = ["LATEST", "MANIFEST", "folder_name", "latest", "load", "rank_state", "save"]
 
 
 def save(
     run: Path,
     iteration: int,
-    state: dict[str, Any],
+    state: Mapping[str, Tensor | Piece],
     manifest: Mapping[str, Any],
     tokenizer: str | None,
     group: dist.ProcessGroup | None = None,
@@ -57,7 +50,7 @@ def save(
     Args:
         run: the run's folder.
         iteration: optimizer steps taken.
-        state: this rank's tensors by key.
+        state: this rank's tensors, or pieces of tensors, by key.
         manifest: what goes into mcc.json.
         tokenizer: the contents of tokenizer.json, or None.
         group: all ranks; one of its own where the others are in use meanwhile.
@@ -73,7 +66,7 @@ def save(
     try:
         together(lambda: _begin(temporary) if leader else None, what, "check its permissions", group)
         try:
-            dcp.save(state, storage_writer=_Writer(temporary), process_group=group)
+            dcp.save(dict(state), storage_writer=_Writer(temporary), planner=SavePieces(), process_group=group)
         except (Exception, CheckpointException) as error:  # the latter is no Exception
             raise MccError(f"{what}: {_root(error)}", hint) from error
         mine = f"__{dist.get_rank()}_*"
@@ -114,15 +107,15 @@ def _finish(temporary: Path, final: Path, texts: Mapping[str, str], sums: list[S
     write_text(final.parent / LATEST, final.name + "\n")
 
 
-def load(folder: Path, state: dict[str, Any]) -> None:
-    """Fill the tensors of `state` in place from a checkpoint of any layout. Collective where ranks are up.
+def load(folder: Path, state: Mapping[str, Tensor | Piece]) -> None:
+    """Fill the tensors and pieces of `state` in place from a checkpoint of any layout. Collective where ranks are up.
 
     Raises:
         MccError: a tensor is missing, of another shape, or its file is damaged.
     """
     DcpFolder(folder)  # torch unpickles `.metadata` whatever it holds: here it is refused unless it describes tensors
     try:
-        dcp.load(state, checkpoint_id=str(folder), no_dist=not dist.is_initialized())
+        dcp.load(dict(state), checkpoint_id=str(folder), planner=LoadPieces(), no_dist=not dist.is_initialized())
     except (Exception, CheckpointException) as error:  # the latter is no Exception
         raise MccError(f"cannot read checkpoint {folder}: {_root(error)}", "take an earlier one") from error
 

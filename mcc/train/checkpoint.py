@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -13,6 +13,7 @@ from torch import Tensor
 from mcc.ckpt import native
 from mcc.ckpt.format import open_checkpoint
 from mcc.ckpt.manifest import VERSION, read_manifest
+from mcc.ckpt.pieces import Piece
 from mcc.ckpt.source import Layout
 from mcc.core.config import plain
 from mcc.core.errors import MccError, UsageError
@@ -28,7 +29,7 @@ def save(engine: Engine, tokenizer: str | None) -> Path:
     """Write the engine's state, and the tokenizer's JSON, as `RUN/iter_*`. Collective."""
     config, mesh = engine.config, engine.mesh
     assert config.run.save is not None
-    state: dict[str, Any] = {key: _whole(engine, key, tensor) for key, tensor in _tensors(engine, tied_copy=False)}
+    state: dict[str, Tensor | Piece] = dict(_pieces(engine, tied_copy=False))
     for key, codec in engine.codecs().items():
         for name, tensor in codec.state_dict().items():
             state[f"rank.{_place(engine)}.{key}|{name}"] = tensor.clone()
@@ -101,49 +102,34 @@ def check_same_model(theirs: ModelConfig, ours: ModelConfig, where: Path) -> Non
 
 def _place(engine: Engine) -> str:
     mesh = engine.mesh
-    return f"pp{mesh.pp_rank}_dp{mesh.dp_rank}_tp{mesh.tp_rank}"
+    return f"pp{mesh.pp_rank}_dp{mesh.dp_rank}_cp{mesh.cp_rank}_tp{mesh.tp_rank}"
 
 
-def _tensors(engine: Engine, tied_copy: bool) -> list[tuple[str, Tensor]]:
-    """(key, local tensor) of the weights and both moments; the last stage's tied embedding only if `tied_copy`."""
-    found: list[tuple[str, Tensor]] = []
-    slots = optimizers.moments(engine.optimizer, engine.parameters, engine.config.optim)
+def _pieces(engine: Engine, tied_copy: bool) -> Iterator[tuple[str, Piece]]:
+    """(key, piece) of the weights and of what the optimizer keeps; the tied embedding's copy only if `tied_copy`."""
+    kept = optimizers.moments(engine.optimizer, engine.parameters, engine.config.optim)
     for name, parameter in engine.parameters.items():
         if name == TIED and not engine.pipeline.first and not tied_copy:
             continue
-        found.append((f"model.{name}", parameter.data))
-        found.extend((f"optim.{slot}.{name}", tensors[name]) for slot, tensors in slots.items())
-    return found
+        yield f"model.{name}", _piece(engine, name, parameter.data)
+        for slot, tensors in kept.items():
+            yield f"optim.{slot}.{name}", _piece(engine, name, tensors[name])
 
 
-def _whole(engine: Engine, key: str, tensor: Tensor) -> Tensor:
-    row = engine.family.row(_name(key))
-    return native.distributed(tensor, row.tp_dim, engine.mesh.device["dp", "cp", "tp"])
-
-
-def _name(key: str) -> str:
-    return key.removeprefix("model.") if key.startswith("model.") else key.split(".", 2)[2]
+def _piece(engine: Engine, name: str, held: Tensor) -> Piece:
+    row, mesh = engine.family.row(name), engine.mesh
+    return Piece.shard(held, row.tp_dim, mesh.tp_rank, mesh.tp, any_rows=row.shape[0] == "V")
 
 
 @torch.no_grad()
 def _load(engine: Engine, folder: Path, stored_rows: int) -> None:
-    rows = engine.config.model.padded_vocab_size(engine.mesh.tp)
-    state: dict[str, Any] = {}
-    repadded: dict[str, tuple[Tensor, Tensor]] = {}
-    for key, tensor in _tensors(engine, tied_copy=True):
-        row = engine.family.row(_name(key))
-        if row.shape[0] == "V" and stored_rows != rows:
-            # Another padding of the vocabulary: no slice of the stored tensor is ours, so read it whole.
-            whole = tensor.new_empty(stored_rows, *tensor.shape[1:])
-            repadded[key] = (whole, tensor)
-            state[key] = whole
-        else:
-            state[key] = _whole(engine, key, tensor)
+    state = dict(_pieces(engine, tied_copy=True))
     native.load(folder, state)
-    for key, (whole, tensor) in repadded.items():
-        row = engine.family.row(_name(key))
-        real = whole[: engine.config.model.vocab_size]
-        tensor.copy_(local(real, row, engine.config.model, engine.axes))
+    config = engine.config.model
+    if stored_rows != config.padded_vocab_size(engine.mesh.tp):
+        for piece in state.values():
+            if piece.any_rows:  # another padding of the vocabulary: rows without a token are zero
+                piece.tensor[max(0, config.vocab_size - piece.start[0]) :] = 0
 
 
 def _restore_codecs(engine: Engine, saved: dict[str, Tensor]) -> None:
