@@ -17,6 +17,7 @@ from mcc.ckpt.source import Meta, Source
 from mcc.ckpt.tokenizer_files import check_vocabulary
 from mcc.core.errors import MccError
 from mcc.models.base.axes import Axes
+from mcc.models.base.blueprint import LANGUAGE
 from mcc.models.base.config import ModelConfig
 from mcc.models.base.family import families
 from mcc.models.base.forms import pad_rows
@@ -29,7 +30,7 @@ class LoadedModel:
 
     Args:
         config: its shape.
-        model: the whole model as one stage, in eval mode; tokens[B, T] -> logits[B, T, padded vocabulary].
+        model: the whole model as one stage, in eval mode; tokens[B, T] -> what its head computes.
         tokenizer_file: tokenizers' JSON, if the checkpoint keeps one.
         source_format: the name of the format that it was read from.
         meta: the rest of what the checkpoint tells: iteration, layout, ...
@@ -79,7 +80,7 @@ def build_model(source: Source, dtype: torch.dtype = torch.float32) -> Stage:
 
 @torch.no_grad()
 def logits(loaded: LoadedModel, tokens_BT: Tensor) -> Tensor:
-    """Logits [B, T, V] of the true vocabulary for token ids [B, T].
+    """Logits [B, T, V] of the true vocabulary for token ids [B, T]; of a head without a vocabulary what it computes.
 
     Raises:
         MccError: there are more tokens than the model has positions, or an id is not in the vocabulary.
@@ -91,5 +92,6 @@ def logits(loaded: LoadedModel, tokens_BT: Tensor) -> Tensor:
         )
     if tokens_BT.numel() and not 0 <= int(tokens_BT.min()) <= int(tokens_BT.max()) < config.vocab_size:
         raise MccError(f"a token id is not below the vocabulary's {config.vocab_size}", "use the model's own tokenizer")
-    out: Tensor = loaded.model(tokens_BT)
-    return out[..., : config.vocab_size]
+    found = loaded.model(tokens_BT)
+    out: Tensor = found[0] if isinstance(found, tuple) else found
+    return out[..., : config.vocab_size] if config.head in LANGUAGE else out

@@ -1,4 +1,4 @@
-"""Facts of Megatron-LM's classic per-rank files: nested model tree, arguments, order of QKV rows, names of files.
+"""Facts of Megatron-LM's classic per-rank files: nested model tree, order of QKV rows, names of files.
 
 np heads of this shard   hn channels of a head   T tensor-parallel ranks   P pipeline stages
 """
@@ -6,7 +6,6 @@ np heads of this shard   hn channels of a head   T tensor-parallel ranks   P pip
 from __future__ import annotations
 
 import re
-from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mcc.ckpt.source import Meta
 from mcc.core.errors import MccError, UsageError
-from mcc.models.base.config import ModelConfig
 
 TRACKER = "latest_checkpointed_iteration.txt"
 FILES = ("model_optim_rng.pt", "model_rng.pt")
@@ -28,8 +25,12 @@ _RANK = re.compile(r"mp_rank_(\d{2,})(?:_(\d{3,}))?")
 _FLAT = ("language_model.encoder.", "language_model.pooler.", "word_embeddings_for_head.", "lm_head.", "binary_head.")
 # Older names and the ones since.
 _RENAMED = (("language_model.transformer.", "language_model.encoder."), (".attention.", ".self_attention."))
-# What makes it another architecture than the families have: argument -> the only value that fits.
-_REFUSED = {"apply_residual_connection_post_layernorm": False, "swiglu": False, "squared_relu": False}
+_NORMS = (
+    ("input_layernorm", "input_norm"),
+    ("post_attention_layernorm", "post_attention_norm"),
+    ("final_layernorm", "final_norm"),
+    ("lm_head.layernorm", "lm_head.norm"),
+)
 
 
 def rank_folder(tp_rank: int, pp_rank: int, pp: int) -> str:
@@ -87,7 +88,10 @@ def version_named(version: float) -> float:
 
 
 def qkv_to(rows: Tensor, version: float, head_dim: int) -> Tensor:
-    """One shard's fused rows, ours [np, 3, hn], as `version` orders: 0 [3, np, hn], 1 [np, hn, 3], later ours."""
+    """One shard's fused rows, ours [np, 3, hn], as `version` orders: 0 [3, np, hn], 1 [np, hn, 3], later ours.
+
+    Versions 2 and 3 alone have shared key/value heads, in our order too.
+    """
     if version >= 2:
         return rows
     split = rows.reshape(-1, 3, head_dim, *rows.shape[1:])
@@ -103,6 +107,17 @@ def qkv_from(rows: Tensor, version: float, head_dim: int) -> Tensor:
     else:
         split = rows.reshape(3, -1, head_dim, *rows.shape[1:]).transpose(0, 1)
     return split.reshape(rows.shape).contiguous()
+
+
+def spelling(name: str) -> str:
+    """One spelling of a tensor's name for all versions: norms were renamed when RMSNorm came.
+
+    >>> spelling("language_model.encoder.final_norm.weight")
+    'language_model.encoder.final_layernorm.weight'
+    """
+    for old, new in _NORMS:
+        name = name.replace(f"{new}.", f"{old}.")
+    return name
 
 
 def nest(flat: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -130,74 +145,7 @@ def flatten(tree: Mapping[str, Any]) -> dict[str, Tensor]:
             elif isinstance(value, torch.Tensor) and not name.endswith("_extra_state"):
                 for old, new in _RENAMED:
                     name = name.replace(old, new)
-                flat[name] = value
+                flat[spelling(name)] = value
 
     walk(tree, "")
     return flat
-
-
-def make_args(meta: Meta, padded_vocab_size: int, tp: int, pp: int, dtype: torch.dtype) -> Namespace:
-    """The arguments that Megatron-LM compares when it loads, and those that say what the model is."""
-    config = meta.config
-    return Namespace(
-        num_layers=config.num_layers,
-        hidden_size=config.hidden_size,
-        ffn_hidden_size=config.ffn_size,
-        num_attention_heads=config.num_attention_heads,
-        kv_channels=config.head_dim,
-        max_position_embeddings=config.seq_length,
-        seq_length=config.seq_length,
-        encoder_seq_length=config.seq_length,
-        layernorm_epsilon=config.layernorm_epsilon,
-        init_method_std=config.init_std,
-        make_vocab_size_divisible_by=config.make_vocab_size_divisible_by,
-        vocab_size=config.vocab_size,
-        padded_vocab_size=padded_vocab_size,
-        tokenizer_type="GPT2BPETokenizer",
-        tensor_model_parallel_size=tp,
-        pipeline_model_parallel_size=pp,
-        virtual_pipeline_model_parallel_size=None,
-        untie_embeddings_and_output_weights=False,
-        apply_residual_connection_post_layernorm=False,
-        bias_gelu_fusion=True,
-        openai_gelu=False,
-        params_dtype=dtype,
-        fp16=dtype == torch.float16,
-        bf16=dtype == torch.bfloat16,
-        iteration=meta.iteration,
-        consumed_train_samples=meta.extra.get("consumed_samples", 0),
-        consumed_valid_samples=0,
-    )
-
-
-def config_from_args(args: object, family: str, vocab_size: int, file: Path) -> ModelConfig:
-    """The model that `args` describe.
-
-    Raises:
-        MccError: an argument is missing, or describes an architecture that the families do not have.
-    """
-    values = vars(args) if isinstance(args, Namespace) else args
-    if not isinstance(values, dict):
-        raise MccError(f"{file} has no arguments (args): the model's shape is unknown")
-    for name, fits in _REFUSED.items():
-        if values.get(name, fits) != fits:
-            raise MccError(f"{file}: {name} = {values[name]!r} is another architecture than {family}")
-    try:
-        hidden = int(values["hidden_size"])
-        ffn = values.get("ffn_hidden_size")
-        return ModelConfig(
-            family=family,
-            num_layers=int(values["num_layers"]),
-            hidden_size=hidden,
-            num_attention_heads=int(values["num_attention_heads"]),
-            ffn_hidden_size=None if ffn in (None, 4 * hidden) else int(ffn),
-            seq_length=int(values["max_position_embeddings"]),
-            vocab_size=vocab_size,
-            make_vocab_size_divisible_by=int(values.get("make_vocab_size_divisible_by", 128)),
-            layernorm_epsilon=float(values.get("layernorm_epsilon", 1e-5)),
-            init_std=float(values.get("init_method_std", 0.02)),
-        )
-    except KeyError as error:
-        raise MccError(f"{file}: the arguments lack {error.args[0]}") from error
-    except (TypeError, ValueError) as error:
-        raise MccError(f"{file}: the arguments are malformed: {error}") from error

@@ -12,7 +12,14 @@ TOKENIZER = "tokenizer.json"
 END_OF_TEXT = "<|endoftext|>"
 
 # What transformers keeps beside tokenizer.json; carried over where the source has it.
-_COMPANIONS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt")
+_COMPANIONS = (
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
+    *("vocab.json", "merges.txt", "vocab.txt"),
+)
+_BERT_TOKENS = {
+    "unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]",
+}  # fmt: skip
+_LLAMA_TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 
 
 def token_ids(file: Path) -> dict[str, int]:
@@ -57,28 +64,48 @@ def copy_tokenizer(file: Path | None, folder: Path) -> str | None:
     return TOKENIZER
 
 
-def write_hf_tokenizer(file: Path | None, folder: Path, context: int) -> int | None:
-    """What `AutoTokenizer.from_pretrained(folder)` needs. Returns the id of the end-of-text token, if there is one.
+def write_hf_tokenizer(file: Path | None, folder: Path, context: int) -> dict[str, int | None]:
+    """What `AutoTokenizer.from_pretrained(folder)` needs. Returns the ids that config.json names: None where unknown.
 
     Args:
         file: the source's `tokenizer.json`; files that transformers keeps beside it are carried over.
         folder: the Hugging Face folder.
         context: tokens that the model takes at most.
     """
+    named: dict[str, int | None] = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
     if file is None:
-        return None
+        return named
     copy_tokenizer(file, folder)
     for name in _COMPANIONS:
         if (file.parent / name).is_file():
             shutil.copyfile(file.parent / name, folder / name)
-    end = token_ids(file).get(END_OF_TEXT)
-    if not (folder / "tokenizer_config.json").exists():
-        values: dict[str, object] = {
+    ids = token_ids(file)
+    configured = folder / "tokenizer_config.json"
+    if not configured.exists():
+        values = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": context,
             "clean_up_tokenization_spaces": False,
+            **_special_tokens(ids),
         }
-        if end is not None:
-            values |= dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
-        (folder / "tokenizer_config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    return end
+        configured.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    try:
+        values = json.loads(configured.read_text(encoding="utf-8"))
+        for key in named:
+            token = values.get(key.removesuffix("_id"))
+            named[key] = ids.get(token["content"] if isinstance(token, dict) else token)
+    except (ValueError, LookupError, TypeError, AttributeError):
+        pass  # carried over as it is; transformers will say what is wrong with it
+    if named["eos_token_id"] is None and END_OF_TEXT in ids:
+        named |= dict.fromkeys(("bos_token_id", "eos_token_id"), ids[END_OF_TEXT])
+    return named
+
+
+def _special_tokens(ids: dict[str, int]) -> dict[str, str]:
+    """Which tokens have a part to play, by their customary names: GPT-2's, BERT's or Llama's."""
+    if END_OF_TEXT in ids:
+        return dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
+    found = {role: token for role, token in _BERT_TOKENS.items() if token in ids}
+    if found:
+        return found
+    return {role: token for role, token in _LLAMA_TOKENS.items() if token in ids}

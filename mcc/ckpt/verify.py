@@ -22,6 +22,7 @@ from mcc.ckpt.formats.mcc import newest
 from mcc.ckpt.load import load_model, logits
 from mcc.core.errors import MccError, UsageError
 from mcc.models.base.config import ModelConfig
+from mcc.models.base.family import families
 
 BATCH, TOKENS = 2, 128
 _SEED = 1234
@@ -36,7 +37,7 @@ class VerifyReport:
         runs: which implementation ran each: `mcc` or `transformers`.
         tokens: token ids compared.
         max_abs_diff: the largest difference between logits.
-        losses: mean cross-entropy of each on these tokens, nats.
+        losses: mean cross-entropy of each on these tokens, nats; None where there are no logits of tokens.
         passed: whether `max_abs_diff` is within `tolerance`.
     """
 
@@ -45,7 +46,7 @@ class VerifyReport:
     runs: tuple[str, str]
     tokens: int
     max_abs_diff: float
-    losses: tuple[float, float]
+    losses: tuple[float, float] | None
     tolerance: float
     passed: bool
 
@@ -107,6 +108,8 @@ def verify(path: str | Path, against: str | Path | None = None, tolerance: float
     if config_a.vocab_size != config_b.vocab_size:
         sizes = f"{first} has a vocabulary of {config_a.vocab_size} tokens, {other} of {config_b.vocab_size}"
         raise MccError(f"different models: {sizes}")
+    if config_a.head != config_b.head:
+        raise MccError(f"different models: {first} has the head {config_a.head}, {other} has {config_b.head}")
     tokens = fixed_tokens(config_a, config_b)
     a, b = (_RUN[run](checkpoint, tokens) for run, checkpoint in zip(runs, (first, other), strict=True))
     gap = float((a - b).abs().nan_to_num(nan=float("inf")).max())
@@ -116,7 +119,7 @@ def verify(path: str | Path, against: str | Path | None = None, tolerance: float
         runs=runs,
         tokens=tokens.numel(),
         max_abs_diff=gap,
-        losses=(_loss(a, tokens), _loss(b, tokens)),
+        losses=(_loss(a, tokens), _loss(b, tokens)) if a.dim() == 3 else None,
         tolerance=tolerance,
         passed=gap <= tolerance,
     )
@@ -135,12 +138,19 @@ def _ours(path: Path, tokens_BT: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _transformers(path: Path, tokens_BT: Tensor) -> Tensor:
-    from transformers import AutoModelForCausalLM
+    import transformers
 
+    config = detect(path).open(path).meta.config
+    model_class = getattr(transformers, families.get(config.family).hf_classes[config.head])
     with _no_bars():
-        model = AutoModelForCausalLM.from_pretrained(path, local_files_only=True, dtype=torch.float32).eval()
-    out: Tensor = model(tokens_BT).logits
-    return out
+        model = model_class.from_pretrained(path, local_files_only=True, dtype=torch.float32).eval()
+    choices = config.head == "multiple-choice"
+    found = model(tokens_BT.unsqueeze(1) if choices else tokens_BT)
+    for name in ("logits", "prediction_logits", "pooler_output"):
+        if name in found:
+            out: Tensor = found[name]
+            return out
+    raise MccError(f"{path}: transformers' {model_class.__name__} gives no logits")
 
 
 _RUN = {"mcc": _ours, "transformers": _transformers}

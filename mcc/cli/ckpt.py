@@ -53,6 +53,7 @@ def inspect(
     Example: [cyan]mcc ckpt inspect runs/small --tensors[/]
     """
     from mcc.ckpt.summary import inspect
+    from mcc.models.base.blueprint import LANGUAGE
 
     found = inspect(path, source_format)
     if as_json:
@@ -73,10 +74,12 @@ def inspect(
         ("layers", config.num_layers),
         ("hidden size", config.hidden_size),
         ("attention heads", config.num_attention_heads),
+        *([("key/value heads", config.query_groups)] if config.query_groups != config.num_attention_heads else []),
         ("ffn size", config.ffn_size),
         ("context", config.seq_length),
         ("vocabulary", vocabulary),
-        ("output layer", "tied to the embedding" if found.tied else "its own"),
+        ("head", config.head),
+        *([("output layer", "tied to the embedding" if found.tied else "its own")] if config.head in LANGUAGE else []),
         ("layout", f"TP {layout.tp} x PP {layout.pp} x DP {layout.dp}"),
         ("iteration", found.iteration),
         ("tokenizer", found.tokenizer),
@@ -243,10 +246,8 @@ def verify(
     if as_json:
         console.print_json(found)
     else:
-        rows = [
-            (found.path, found.runs[0], found.losses[0]),
-            (found.against, found.runs[1], found.losses[1]),
-        ]
+        losses = found.losses or (None, None)
+        rows = [(found.path, found.runs[0], losses[0]), (found.against, found.runs[1], losses[1])]
         console.table(
             f"Logits of {found.tokens} tokens differ by at most {found.max_abs_diff:.3g} (tolerance {tolerance:g})",
             ("checkpoint", "run by", "loss on random tokens"),

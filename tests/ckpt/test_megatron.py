@@ -279,7 +279,7 @@ ENCODER = ("model", "language_model", "encoder")
         (drop("model", "language_model", "embedding", "word_embeddings"), "has no tensor .*word_embeddings"),
         (put("num_layers", 5), "num_layers = 5, but the stages hold 4 layers"),
         (put("hidden_size", 64), "has shape"),
-        (put("num_attention_heads", 5), "does not divide"),
+        (put("num_attention_heads", 5), r"query_key_value\.weight has shape \[96, 32\], not \[120, 32\]"),
         (put("swiglu", True), "swiglu = True is another architecture"),
         (lambda values: delattr(values["args"], "hidden_size"), "the arguments lack hidden_size"),
         (lambda values: values.update(model0=values.pop("model")), "virtual pipeline stages"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mcc.models.base.config import ModelConfig
-from mcc.models.base.forms import FORMS, pad_rows
+from mcc.models.base.forms import FORMS, join, pad_rows, split, split_shapes
 
 CONFIG = ModelConfig(hidden_size=4, num_attention_heads=2, vocab_size=8)
 
@@ -27,6 +27,26 @@ def test_back_is_the_inverse_and_shape_is_told(name: str) -> None:
     assert there.is_contiguous()
     assert torch.equal(form.back(there, CONFIG), tensor)
     assert torch.equal(form.to(form.back(there, CONFIG), CONFIG), there)
+
+
+def test_fused_qkv_of_shared_keys_by_name() -> None:
+    """Four heads, two key/value heads, one channel: a group's queries, its key, its value."""
+    ours = ["q0", "q1", "k0", "v0", "q2", "q3", "k1", "v1"]
+    theirs = ["q0", "q1", "q2", "q3", "k0", "k1", "v0", "v1"]
+    config = ModelConfig(hidden_size=4, num_attention_heads=4, num_query_groups=2, vocab_size=8)
+    order = FORMS["fused_qkv"].to(torch.arange(8), config)
+    assert [ours[i] for i in order] == theirs
+    assert [len(part) for part in split(torch.arange(8), FORMS["fused_qkv"], config, 3)] == [4, 2, 2]
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_several_tensors_for_one(groups: int) -> None:
+    config = ModelConfig(hidden_size=12, num_attention_heads=4, num_query_groups=groups, vocab_size=8)
+    form, rows = FORMS["fused_qkv"], (4 + 2 * groups) * 3
+    tensor = torch.randn(rows, 12)
+    parts = split(tensor, form, config, 3)
+    assert [tuple(part.shape) for part in parts] == split_shapes((rows, 12), form, config, 3)
+    assert torch.equal(join(parts, form, config), tensor)
 
 
 def test_fused_qkv_transposed_is_both() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from mcc.ckpt.tokenizer_files import TOKENIZER, write_hf_tokenizer
 from mcc.core.errors import MccError
 from mcc.core.events import Reporter
 from mcc.models.base.family import Family, families
-from mcc.models.base.forms import FORMS
+from mcc.models.base.forms import FORMS, Form, join, split, split_shapes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,17 +63,11 @@ class _HuggingFace(Source):
         safe = any((folder / name).exists() for name in _SAFETENSORS)
         self.files: TensorFiles | _PickledFiles = TensorFiles(folder) if safe else _PickledFiles(folder)
         self._shapes = expected_shapes(config)
-        self._where = {}
+        self._where: dict[str, tuple[list[str], Form]] = {}
         for name, row, layer in family.table(config):
-            theirs = row.hf.format(i=layer)
-            # A model saved without its head, as the first GPT-2 files are, has no name of the body in front.
-            found = next((key for key in (theirs, theirs.partition(".")[2]) if key in self.files.stored), None)
-            if found is None:
-                raise MccError(f"{folder} has no tensor {theirs}", "config.json describes another model?")
-            form = FORMS[row.hf_form]
-            stored, shape = self.files.stored[found], form.shape(self._shapes[name])
-            if stored.shape != shape:
-                raise MccError(f"{stored.file}: tensor {found} has shape {list(stored.shape)}, not {list(shape)}")
+            form, names = FORMS[row.hf_form], row.hf_names(layer)
+            shapes = split_shapes(self._shapes[name], form, config, len(names))
+            found = [self._find(theirs, shape, folder) for theirs, shape in zip(names, shapes, strict=True)]
             self._where[name] = (found, form)
         tokenizer = folder / TOKENIZER
         self.meta = Meta(
@@ -86,11 +81,21 @@ class _HuggingFace(Source):
         return self._shapes
 
     def dtypes(self) -> dict[str, torch.dtype]:
-        return {name: self.files.stored[theirs].dtype for name, (theirs, _) in self._where.items()}
+        return {name: self.files.stored[theirs[0]].dtype for name, (theirs, _) in self._where.items()}
 
     def read(self, name: str) -> Tensor:
         theirs, form = self._where[name]
-        return form.back(self.files.read(theirs), self.meta.config)
+        return join([self.files.read(key) for key in theirs], form, self.meta.config)
+
+    def _find(self, theirs: str, shape: tuple[int, ...], folder: Path) -> str:
+        """The name that the files have for the tensor `theirs`."""
+        found = next((key for key in _spellings(theirs) if key in self.files.stored), None)
+        if found is None:
+            raise MccError(f"{folder} has no tensor {theirs}", "config.json describes another model?")
+        stored = self.files.stored[found]
+        if stored.shape != shape:
+            raise MccError(f"{stored.file}: tensor {found} has shape {list(stored.shape)}, not {list(shape)}")
+        return found
 
 
 class HuggingFace(Format):
@@ -110,10 +115,9 @@ class HuggingFace(Format):
         family = families.get(config.family)()
         entries = _entries(source, family, options)
         size = write_tensors(folder, entries, shard_bytes=options.shard_bytes, reporter=reporter)
-        end = write_hf_tokenizer(source.meta.tokenizer, folder, config.seq_length)
         values = family.to_hf_config(config)
         # Left out, transformers would take the ids of the original vocabulary.
-        values |= {"bos_token_id": end, "eos_token_id": end, "pad_token_id": None}
+        values |= write_hf_tokenizer(source.meta.tokenizer, folder, config.seq_length)
         values["dtype"] = dtype_name(max((entry.dtype for entry in entries), key=lambda dtype: dtype.itemsize))
         (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         return len(entries), size
@@ -123,18 +127,28 @@ def _entries(source: Source, family: Family, options: WriteOptions) -> list[Entr
     config, shapes, stored = source.meta.config, source.shapes(), source.dtypes()
     wanted = None if options.dtype is None else dtype_named(options.dtype)
     entries = []
+    held: dict[str, list[Tensor]] = {}  # the tensor read last: several of theirs may come from it
     for name, row, layer in family.table(config):
-        form = FORMS[row.hf_form]
+        form, names = FORMS[row.hf_form], row.hf_names(layer)
         dtype = wanted if wanted is not None and stored[name].is_floating_point else stored[name]
-        entries.append(
-            Entry(
-                row.hf.format(i=layer),
-                dtype,
-                form.shape(shapes[name]),
-                lambda name=name, form=form: form.to(cast(source.read(name), wanted, name), config),  # type: ignore[misc]
-            )
-        )
+        for part, shape in enumerate(split_shapes(shapes[name], form, config, len(names))):
+
+            def read(name: str = name, form: Form = form, part: int = part, count: int = len(names)) -> Tensor:
+                if name not in held:
+                    held.clear()
+                    held[name] = split(cast(source.read(name), wanted, name), form, config, count)
+                return held[name][part]
+
+            entries.append(Entry(names[part], dtype, shape, read))
     return entries
+
+
+def _spellings(name: str) -> Iterator[str]:
+    """The names that a tensor has had: of a body saved without its head (the first GPT-2), of TensorFlow's norms."""
+    for known in (name, name.partition(".")[2]):
+        yield known
+        if "LayerNorm" in known:
+            yield known.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
 
 
 def _read_config(file: Path) -> dict[str, Any]:

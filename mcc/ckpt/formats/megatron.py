@@ -17,12 +17,13 @@ from mcc.ckpt.dtypes import cast, dtype_named
 from mcc.ckpt.foreign import load_foreign
 from mcc.ckpt.format import Format, WriteOptions
 from mcc.ckpt.layout import check_layout, even_stages
+from mcc.ckpt.megatron_args import config_from_args, make_args, require_megatron
 from mcc.ckpt.source import Layout, Meta, Source, expected_shapes
 from mcc.ckpt.tokenizer_files import TOKENIZER, copy_tokenizer, token_ids
 from mcc.core.errors import MccError
 from mcc.core.events import Reporter
 from mcc.models.base.config import ModelConfig
-from mcc.models.base.family import Family, Param, families
+from mcc.models.base.family import TOKENS, Family, Param, families
 from mcc.models.base.forms import pad_rows, shard
 
 if TYPE_CHECKING:
@@ -55,10 +56,13 @@ class _Megatron(Source):
         self.version = float(first.values.get("checkpoint_version", 0))
         self.family = _family(first)
         args = first.values.get("args")
-        rows = first.get(_megatron_name(self.family, "embedding.tokens.weight")).shape[0] * self.layout.tp
+        rows = first.get(self.family.row(TOKENS).megatron).shape[0] * self.layout.tp
         tokenizer = next((f / TOKENIZER for f in (folder, folder.parent) if (f / TOKENIZER).is_file()), None)
         vocabulary, origin = _vocabulary(args, rows, tokenizer)
-        config = tree.config_from_args(args, type(self.family).__module__.rpartition(".")[2], vocabulary, first.file)
+        known = {"vocab_size": vocabulary, **_head(self.family, self.ranks[0, self.layout.pp - 1])}
+        if self.family.blueprint.token_types:
+            known["num_tokentypes"] = first.get(self.family.row("embedding.types.weight").megatron).shape[0]
+        config = config_from_args(args, self.family, known, first.file)
         iteration = first.values.get("iteration", first.values.get("total_iters", 0))
         self.meta = Meta(
             config=config,
@@ -90,6 +94,9 @@ class _Megatron(Source):
     def read(self, name: str) -> Tensor:
         row, stage, key = self._place[name]
         parts = [self.ranks[rank, stage].get(key) for rank in range(self.layout.tp if row.tp_dim is not None else 1)]
+        part, of = row.megatron_part
+        if of > 1:
+            parts = [whole.chunk(of)[part] for whole in parts]
         if is_qkv(row):
             parts = [tree.qkv_from(part, self.version, self.meta.config.head_dim) for part in parts]
         whole = parts[0] if len(parts) == 1 else torch.cat(parts, dim=row.tp_dim)
@@ -103,10 +110,10 @@ class _Megatron(Source):
             raise MccError(f"{file}: num_layers = {config.num_layers}, but the stages hold {len(local)} layers")
         for name, row, layer in self.family.table(config):
             if layer is None:
-                yield name, (row, 0 if row.where == "first" else self.layout.pp - 1, row.megatron)
+                yield name, (row, 0 if row.where == "first" else self.layout.pp - 1, tree.spelling(row.megatron))
             else:
                 stage, index = local[layer]
-                yield name, (row, stage, row.megatron.format(i=index))
+                yield name, (row, stage, tree.spelling(row.megatron.format(i=index)))
 
     def _check(self, name: str, shape: tuple[int, ...]) -> None:
         row, stage, key = self._place[name]
@@ -115,6 +122,7 @@ class _Megatron(Source):
             expected[0] = self.meta.padded_vocab_size
         if row.tp_dim is not None:
             expected[row.tp_dim] //= self.layout.tp
+        expected[0] *= row.megatron_part[1]
         for rank in range(self.layout.tp):
             found = list(self.ranks[rank, stage].get(key).shape)
             if found != expected:
@@ -136,6 +144,7 @@ class Megatron(Format):
     def write_files(self, source: Source, folder: Path, options: WriteOptions, reporter: Reporter) -> tuple[int, int]:
         meta, config = source.meta, source.meta.config
         version = tree.version_named(options.megatron_version)
+        require_megatron(families.get(config.family)(), config, version)
         check_layout(config, options.tp, options.pp)
         stages = even_stages(config, options.pp)
         padded = config.padded_vocab_size(options.tp)
@@ -151,7 +160,7 @@ class Megatron(Format):
                     file = root / tree.rank_folder(rank, stage, options.pp) / tree.FILES[0]
                     file.parent.mkdir(parents=True)
                     values = {
-                        "args": tree.make_args(meta, padded, options.tp, options.pp, dtype),
+                        "args": make_args(meta, padded, options.tp, options.pp, dtype),
                         "checkpoint_version": version,
                         "iteration": meta.iteration,
                         "model": tree.nest(flat),
@@ -165,7 +174,7 @@ class Megatron(Format):
 
 def is_qkv(row: Param) -> bool:
     """Whether the row is the fused query/key/value projection, whose order depends on the version."""
-    return row.shape[0] == "3D"
+    return row.shape[0] == "QKV"
 
 
 def _shards(
@@ -191,14 +200,21 @@ def _shards(
             part = tree.qkv_to(part, version, config.head_dim)
         return part.clone(memory_format=torch.contiguous_format)  # torch.save writes a view's whole storage
 
+    halves: list[Tensor] = []
     for name, row, layer in family.table(config):
         if layer is not None and layer in layers:
-            yield row.megatron.format(i=layer - layers.start), cut(name, row)
+            key = row.megatron.format(i=layer - layers.start)
         elif (row.where == "first" and stage == 0) or (row.where == "last" and stage == last):
-            yield row.megatron, cut(name, row)
-    if family.tied and stage == last and last > 0:
-        name = "embedding.tokens.weight"
-        yield tree.HEAD, cut(name, family.row(name))
+            key = row.megatron
+        else:
+            continue
+        part, of = row.megatron_part
+        halves.append(cut(name, row))
+        if part == of - 1:  # the rows of one tensor there stand one after the other in the table
+            yield key, halves[0] if of == 1 else torch.cat(halves)
+            halves = []
+    if family.tied(config) and stage == last and last > 0:
+        yield tree.HEAD, cut(TOKENS, family.row(TOKENS))
 
 
 def _open_ranks(folder: Path) -> tuple[dict[tuple[int, int], _Rank], Layout]:
@@ -232,20 +248,35 @@ def _layers_by_stage(ranks: dict[tuple[int, int], _Rank], pp: int) -> list[tuple
 
 
 def _family(rank: _Rank) -> Family:
-    """The family whose table has every tensor of the first rank."""
-    stray = ""
-    for _, plugin in families.all():
-        names = {row.megatron for row in plugin.params} | {tree.HEAD}
-        generic = (".".join("{i}" if part.isdigit() else part for part in key.split(".")) for key in rank.tensors)
-        unknown = next((key for key in generic if key not in names), None)
-        if unknown is None:
-            return plugin()
-        stray = unknown
-    raise MccError(f"{rank.file}: tensor {stray} belongs to no family that mcc knows", f"known: {families.names()}")
+    """The family whose tensors are most nearly those of the first rank."""
+    generic = {".".join("{i}" if part.isdigit() else part for part in key.split(".")) for key in rank.tensors}
+    strays: dict[str, list[str]] = {}
+    missing: dict[str, int] = {}
+    for name, plugin in families.all():
+        names = {tree.spelling(row.megatron) for row in plugin.params} | {tree.HEAD}
+        held = {tree.spelling(row.megatron) for row in plugin.params if row.where != "last" and not row.heads}
+        strays[name] = sorted(generic - names)
+        missing[name] = len(held - generic)
+    best = min(strays, key=lambda name: len(strays[name]) + missing[name])
+    if strays[best]:
+        raise MccError(
+            f"{rank.file}: tensor {strays[best][0]} belongs to no family that mcc knows", f"known: {families.names()}"
+        )
+    return families.get(best)()
 
 
-def _megatron_name(family: Family, name: str) -> str:
-    return family.row(name).megatron
+def _head(family: Family, last: _Rank) -> dict[str, Any]:
+    """The head that the last stage's tensors make, and its classes: the one with the most of them there."""
+    there: dict[str, int] = {}
+    for head in family.blueprint.heads:
+        needed = {row.megatron for row in family.params if row.where == "last" and head in (row.heads or (head,))}
+        needed = {tree.spelling(name) for name in needed if not name.startswith("language_model.output_layer")}
+        if needed <= last.tensors.keys():
+            there[head] = len(needed)
+    head = max(there, key=lambda name: there[name], default=family.blueprint.heads[0])
+    if head != "classification":
+        return {"head": head}
+    return {"head": head, "num_labels": last.get("classification_head.weight").shape[0]}
 
 
 def _vocabulary(args: object, rows: int, tokenizer: Path | None) -> tuple[int, str]:

@@ -19,11 +19,13 @@ class Axes:
         size, rank: of tensor parallelism.
         sequence: whether the hidden states between the sharded regions are sharded over the tokens too (Megatron-LM's
             sequence parallelism, arXiv 2205.05198): `enter` then gathers tokens and `leave` scatters them.
+        context_rank: of context parallelism.
     """
 
     size: int = 1
     rank: int = 0
     sequence: bool = False
+    context_rank: int = 0
 
     def enter(self, x: Tensor, key: str) -> Tensor:
         """f: the identity forward, the sum over ranks backward. x is replicated."""

@@ -53,3 +53,6 @@ class Extras:
     padding: Tensor | None = None
     token_types: Tensor | None = None
     random: Randomness | None = None
+
+
+NO_EXTRAS = Extras()

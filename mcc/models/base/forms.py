@@ -1,9 +1,10 @@
 """How a tensor is laid out in a foreign format, and back. Ours is the first form in each pair.
 
-    D hidden size   np heads   hd channels of a head
+    D hidden size   np heads   ng key/value heads   r = np / ng   hd channels of a head
 
-The fused projection's rows stand as [np, 3, hd] (Megatron-LM's order since checkpoint version 2.0), so that a slice
-of whole heads is a contiguous slice of rows and any tensor parallelism shards dim 0.
+The fused projection's rows stand as [ng, r + 2, hd]: a group's queries, its key, its value (Megatron-LM's order since
+checkpoint version 2.0; [np, 3, hd] where every head has its own key and value), so that a slice of whole groups is a
+contiguous slice of rows and any tensor parallelism shards dim 0.
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ class Form(ABC):
         """The shape of theirs, given the shape of ours."""
         return shape
 
+    def rows(self, config: ModelConfig) -> tuple[int, ...]:
+        """Rows of each tensor where theirs is kept as several, one under the other."""
+        raise NotImplementedError
+
 
 class _Same(Form):
     def to(self, tensor: Tensor, config: ModelConfig) -> Tensor:
@@ -54,17 +59,22 @@ class _Transposed(Form):
 
 
 class _FusedQKV(Form):
-    """Rows [np, 3, hd] to [3, np, hd]: all queries, all keys, all values."""
+    """Rows [ng, r + 2, hd] to all queries [np, hd], all keys [ng, hd], all values [ng, hd]."""
 
     def to(self, tensor: Tensor, config: ModelConfig) -> Tensor:
-        heads = config.num_attention_heads
-        rows = tensor.reshape(heads, 3, config.head_dim, *tensor.shape[1:])
-        return rows.transpose(0, 1).reshape(tensor.shape).contiguous()
+        groups, channels = config.query_groups, config.head_dim
+        rows = tensor.reshape(groups, -1, channels, *tensor.shape[1:])
+        parts = (rows[:, :-2], rows[:, -2], rows[:, -1])
+        return torch.cat([part.reshape(-1, *tensor.shape[1:]) for part in parts])
 
     def back(self, tensor: Tensor, config: ModelConfig) -> Tensor:
-        heads = config.num_attention_heads
-        rows = tensor.reshape(3, heads, config.head_dim, *tensor.shape[1:])
-        return rows.transpose(0, 1).reshape(tensor.shape).contiguous()
+        groups, channels = config.query_groups, config.head_dim
+        parts = [part.reshape(groups, -1, channels, *part.shape[1:]) for part in tensor.split(self.rows(config))]
+        return torch.cat(parts, dim=1).reshape(tensor.shape)
+
+    def rows(self, config: ModelConfig) -> tuple[int, ...]:
+        values = config.query_groups * config.head_dim
+        return config.num_attention_heads * config.head_dim, values, values
 
 
 class _FusedQKVTransposed(_FusedQKV):
@@ -84,6 +94,23 @@ FORMS: dict[str, Form] = {
     "fused_qkv": _FusedQKV(),
     "fused_qkv_transposed": _FusedQKVTransposed(),
 }
+
+
+def split(tensor: Tensor, form: Form, config: ModelConfig, count: int) -> list[Tensor]:
+    """Ours as the `count` tensors that it is there."""
+    theirs = form.to(tensor, config)
+    return [theirs] if count == 1 else [part.contiguous() for part in theirs.split(form.rows(config))]
+
+
+def join(tensors: list[Tensor], form: Form, config: ModelConfig) -> Tensor:
+    """The inverse of `split`."""
+    return form.back(tensors[0] if len(tensors) == 1 else torch.cat(tensors), config)
+
+
+def split_shapes(shape: tuple[int, ...], form: Form, config: ModelConfig, count: int) -> list[tuple[int, ...]]:
+    """The shapes of what `split` gives, for ours of `shape`."""
+    theirs = form.shape(shape)
+    return [theirs] if count == 1 else [(rows, *theirs[1:]) for rows in form.rows(config)]
 
 
 def pad_rows(tensor: Tensor, rows: int) -> Tensor:

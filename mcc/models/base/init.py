@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mcc.models.base.axes import Axes
 from mcc.models.base.config import ModelConfig
@@ -32,8 +32,32 @@ def local(tensor: Tensor, row: Param, config: ModelConfig, axes: Axes) -> Tensor
 
 
 @torch.no_grad()
-def initialize(stage: Stage, family: Family, seed: int) -> None:
-    """Fill a stage's parameters from `seed`."""
-    for name, parameter in stage.named_parameters():
+def initialize(stage: Stage, family: Family, seed: int, device: torch.device | str = "cpu") -> None:
+    """Fill a stage's parameters from `seed`, the vocabulary's padding rows with zeros.
+
+    Parameters on the meta device get their memory on `device` here, one after the other: besides the stage itself there
+    is never more than one whole parameter.
+    """
+    for name, parameter in list(stage.named_parameters()):
         row = family.row(name)
-        parameter.copy_(local(fresh(name, row, stage.config, seed), row, stage.config, stage.axes))
+        values = local(fresh(name, row, stage.config, seed), row, stage.config, stage.axes)
+        if parameter.is_meta:
+            own = values.to(device)
+            # A slice shares the memory of the whole, which would then stay.
+            replace(stage, name, own.clone() if own.untyped_storage().nbytes() > own.nbytes else own)
+        else:
+            parameter.copy_(values)
+
+
+@torch.no_grad()
+def allocate(stage: Stage, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> None:
+    """Give parameters on the meta device memory with arbitrary contents, for a checkpoint to fill."""
+    for name, parameter in list(stage.named_parameters()):
+        if parameter.is_meta:
+            replace(stage, name, torch.empty(parameter.shape, dtype=dtype or parameter.dtype, device=device))
+
+
+def replace(stage: Stage, name: str, values: Tensor) -> None:
+    """Let the parameter called `name` be `values` itself."""
+    owner, _, leaf = name.rpartition(".")
+    setattr(stage.get_submodule(owner), leaf, nn.Parameter(values))

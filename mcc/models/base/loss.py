@@ -14,31 +14,38 @@ from mcc.models.base.axes import Axes
 
 
 class _VocabParallel(torch.autograd.Function):
+    """Besides the logits one tensor of their size exists: exp, then the probabilities, then the gradient, in place."""
+
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, axes: Axes, vocab_size: int) -> Tensor:
         rows = logits.shape[-1]
         first = axes.rank * rows
-        scores = logits.float()
-        real = max(0, min(rows, vocab_size - first))
-        if real < rows:  # padding rows are no tokens
-            scores = scores.clone() if scores is logits else scores
-            scores[..., real:] = -torch.inf
-        top = axes.max_(scores.amax(-1))
-        exp = (scores - top.unsqueeze(-1)).exp_()
+        real = max(0, min(rows, vocab_size - first))  # padding rows are no tokens
+        if real:
+            top = logits[..., :real].amax(-1).float()
+        else:
+            top = torch.full(logits.shape[:-1], -torch.inf, device=logits.device)
+        top = axes.max_(top)
+        exp = torch.sub(logits, top.unsqueeze(-1)).exp_()
+        exp[..., real:] = 0.0
         local = targets - first
         here = (local >= 0) & (local < rows)
         index = local.clamp(0, rows - 1).unsqueeze(-1)
-        picked = (scores.gather(-1, index).squeeze(-1) - top).masked_fill(~here, 0.0)
+        picked = (logits.gather(-1, index).squeeze(-1) - top).masked_fill(~here, 0.0)
         total, picked = axes.sum_(torch.stack([exp.sum(-1), picked]))  # one message for both
-        ctx.save_for_backward(exp.div_(total.unsqueeze(-1)), index, here)
+        ctx.probabilities = exp.div_(total.unsqueeze(-1))
+        ctx.save_for_backward(index, here)
         ctx.dtype = logits.dtype
         return total.log() - picked
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        probs, index, here = ctx.saved_tensors
-        grad = probs.scatter_add(-1, index, -here.unsqueeze(-1).to(probs.dtype))
-        return (grad * grads[0].unsqueeze(-1)).to(ctx.dtype), None, None, None
+        index, here = ctx.saved_tensors
+        if ctx.probabilities is None:
+            raise RuntimeError("cross_entropy's backward pass runs once: it turns the probabilities into the gradient")
+        grad, ctx.probabilities = ctx.probabilities, None
+        grad.scatter_add_(-1, index, -here.unsqueeze(-1).to(grad.dtype))
+        return grad.mul_(grads[0].unsqueeze(-1)).to(ctx.dtype), None, None, None
 
 
 def cross_entropy(logits_NV: Tensor, targets_N: Tensor, axes: Axes, vocab_size: int) -> Tensor:

@@ -1,6 +1,6 @@
-"""The Transformer: a pipeline stage of it, on this rank's tensor-parallel shards.
+"""The Transformer (Vaswani et al., arXiv 1706.03762): a pipeline stage of it, on this rank's tensor-parallel shards.
 
-    B batch   T tokens   D hidden size   V padded vocabulary   P tensor-parallel ranks
+    B batch   T tokens   D hidden size   F inner width   V padded vocabulary   P tensor-parallel ranks
 
 Parameters are plain local tensors. A module's parameter names are the family's global names, so nothing is renamed
 between training and a checkpoint: layers are keyed by their global index.
@@ -9,159 +9,134 @@ between training and a checkpoint: layers are keyed by their global index.
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from mcc.models.base.attention import Attention
 from mcc.models.base.axes import Axes
+from mcc.models.base.blueprint import LANGUAGE, Blueprint
 from mcc.models.base.config import ModelConfig
-from mcc.models.base.extras import Extras
+from mcc.models.base.dropout import dropout, token_shard
+from mcc.models.base.embedding import Embedding
+from mcc.models.base.extras import NO_EXTRAS, Extras
+from mcc.models.base.heads import Head, Output
+from mcc.models.base.layers import ColumnParallel, Norm, RowParallel, Weights, activation
+from mcc.models.base.rotary import Rotation, rotation
 
-_NONE = Extras()
-
-
-class Weights(nn.Module):
-    """A weight and perhaps a bias, local shapes, uninitialised."""
-
-    def __init__(self, *shape: int, bias: int = 0) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(*shape))
-        self.bias = nn.Parameter(torch.empty(bias)) if bias else None
-
-
-class Norm(Weights):
-    """Layer norm over D."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config.hidden_size, bias=config.hidden_size)
-        self.epsilon = config.layernorm_epsilon
-
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        return F.layer_norm(x_BTD, self.weight.shape, self.weight, self.bias, self.epsilon)
-
-
-class ColumnParallel(Weights):
-    """A linear layer whose outputs are sharded: x[B, T, in] replicated -> [B, T, out/P]."""
-
-    def __init__(self, inputs: int, outputs: int, axes: Axes, key: str) -> None:
-        super().__init__(outputs // axes.size, inputs, bias=outputs // axes.size)
-        self.axes, self.key = axes, key
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(self.axes.enter(x, self.key), self.weight, self.bias)
-
-
-class RowParallel(Weights):
-    """A linear layer whose inputs are sharded: x[B, T, in/P] -> [B, T, out] replicated; the bias is added once."""
-
-    def __init__(self, inputs: int, outputs: int, axes: Axes, key: str) -> None:
-        super().__init__(outputs, inputs // axes.size, bias=outputs)
-        self.axes, self.key = axes, key
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.axes.leave(F.linear(x, self.weight), self.key) + self.bias
-
-
-class Attention(nn.Module):
-    """Causal self-attention over this rank's heads."""
-
-    def __init__(self, config: ModelConfig, axes: Axes, key: str) -> None:
-        super().__init__()
-        D = config.hidden_size
-        self.heads, self.head_dim = config.num_attention_heads // axes.size, config.head_dim
-        self.qkv = ColumnParallel(D, 3 * D, axes, f"{key}.qkv")
-        self.out = RowParallel(D, D, axes, f"{key}.out")
-
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        B, T, _ = x_BTD.shape
-        fused = self.qkv(x_BTD).view(B, T, self.heads, 3, self.head_dim)
-        q, k, v = fused.permute(3, 0, 2, 1, 4)  # each [B, heads, T, head_dim]
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.out(mixed.transpose(1, 2).reshape(B, T, -1))
+Recompute = Literal["none", "selective", "full"]
 
 
 class MLP(nn.Module):
-    """D -> F -> D with GELU (tanh form, as GPT-2)."""
+    """D -> F -> D; with SwiGLU silu(gate) x up in between."""
 
-    def __init__(self, config: ModelConfig, axes: Axes, key: str) -> None:
+    def __init__(self, config: ModelConfig, blueprint: Blueprint, axes: Axes, key: str) -> None:
         super().__init__()
-        self.up = ColumnParallel(config.hidden_size, config.ffn_size, axes, f"{key}.up")
-        self.down = RowParallel(config.ffn_size, config.hidden_size, axes, f"{key}.down")
+        D, F_, bias = config.hidden_size, config.ffn_size, blueprint.bias
+        self.gate = ColumnParallel(D, F_, bias, axes, f"{key}.up") if blueprint.activation == "swiglu" else None
+        self.up = ColumnParallel(D, F_, bias, axes, f"{key}.up")
+        self.down = RowParallel(F_, D, bias, axes, f"{key}.down")
+        self.activation = activation(blueprint.activation)
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(x_BTD), approximate="tanh"))
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.up.axes.enter(x, self.up.key)  # once for both projections
+        up = self.up.sharded(x)
+        inner = self.activation(up) if self.gate is None else self.activation(self.gate.sharded(x)) * up
+        out: Tensor = self.down(inner)
+        return out
 
 
 class Layer(nn.Module):
-    """A pre-LN Transformer layer."""
+    """A Transformer layer, pre-LN or post-LN."""
 
-    def __init__(self, config: ModelConfig, axes: Axes, index: int) -> None:
+    def __init__(self, config: ModelConfig, blueprint: Blueprint, axes: Axes, index: int) -> None:
         super().__init__()
-        self.norm1 = Norm(config)
-        self.attention = Attention(config, axes, f"layers.{index}.attention")
-        self.norm2 = Norm(config)
-        self.mlp = MLP(config, axes, f"layers.{index}.mlp")
+        self.axes, self.key, self.dropout = axes, f"layers.{index}", config.hidden_dropout
+        self.pre = blueprint.order == "pre"
+        self.norm1 = Norm(config, blueprint)
+        self.attention = Attention(config, blueprint, axes, f"{self.key}.attention")
+        self.norm2 = Norm(config, blueprint)
+        self.mlp = MLP(config, blueprint, axes, f"{self.key}.mlp")
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        x_BTD = x_BTD + self.attention(self.norm1(x_BTD))
-        return x_BTD + self.mlp(self.norm2(x_BTD))
+    def forward(self, x_BTD: Tensor, extras: Extras, turn: Rotation | None, selective: bool = False) -> Tensor:
+        """x[B, T, D] -> [B, T, D], or this rank's tokens [B, T/P, D] of both."""
+        if self.pre:
+            x_BTD = x_BTD + self._drop(self.attention(self.norm1(x_BTD), extras, turn, selective), extras, "attention")
+            return x_BTD + self._drop(self.mlp(self.norm2(x_BTD)), extras, "mlp")
+        mixed = self._drop(self.attention(x_BTD, extras, turn, selective), extras, "attention")
+        x_BTD = self.norm1(x_BTD + mixed)
+        out: Tensor = self.norm2(x_BTD + self._drop(self.mlp(x_BTD), extras, "mlp"))
+        return out
 
-
-class Embedding(nn.Module):
-    """Token embedding sharded over the vocabulary, and learned positions; the last stage has the tokens alone."""
-
-    def __init__(self, config: ModelConfig, axes: Axes, positions: bool) -> None:
-        super().__init__()
-        self.axes = axes
-        self.rows = config.padded_vocab_size(axes.size) // axes.size
-        self.tokens = Weights(self.rows, config.hidden_size)
-        self.positions = Weights(config.seq_length, config.hidden_size) if positions else None
-
-    def forward(self, tokens_BT: Tensor) -> Tensor:
-        local = tokens_BT - self.axes.rank * self.rows
-        elsewhere = (local < 0) | (local >= self.rows)
-        found = F.embedding(local.masked_fill(elsewhere, 0), self.tokens.weight)
-        tokens = self.axes.sum_vocab(found.masked_fill(elsewhere.unsqueeze(-1), 0.0))
-        assert self.positions is not None
-        return tokens + self.positions.weight[: tokens_BT.shape[1]]
-
-    def logits(self, x_BTD: Tensor) -> Tensor:
-        """This rank's slice of the output layer, tied to the tokens: [B, T, V/P]."""
-        return F.linear(self.axes.enter_vocab(x_BTD), self.tokens.weight)
+    def _drop(self, x: Tensor, extras: Extras, place: str) -> Tensor:
+        return dropout(x, self.dropout, extras, f"{self.key}.{place}", token_shard(self.axes))
 
 
 class Stage(nn.Module):
     """Layers `layers` of the model, with the embedding if `first` and the output layer if `last`.
 
-    forward: tokens[B, T] (first) or hidden states[B, T, D] -> hidden states, or this rank's logits[B, T, V/P] (last).
+    forward: tokens[B, T] (first) or hidden states[B, T, D] -> hidden states, or what the head computes (last; see
+    `mcc.models.base.heads`). With sequence parallelism hidden states are this rank's [B, T/P, D].
+
+    Attributes:
+        recompute: what the backward pass computes again instead of keeping: nothing, softmax(QK)V alone (Korthikanti
+            et al., arXiv 2205.05198), or whole layers (Chen et al., arXiv 1604.06174).
+        compute_dtype: of the hidden states that the embedding gives, and so of all that follow; None: the parameters'.
     """
 
-    def __init__(self, config: ModelConfig, axes: Axes, layers: range, first: bool, last: bool) -> None:
+    recompute: Recompute = "none"
+    compute_dtype: torch.dtype | None = None
+
+    def __init__(
+        self, config: ModelConfig, blueprint: Blueprint, axes: Axes, layers: range, first: bool, last: bool
+    ) -> None:
         super().__init__()
         config.require_tp(axes.size)
-        self.config, self.axes, self.first, self.last = config, axes, first, last
-        self.embedding = Embedding(config, axes, positions=first) if first or last else None
-        self.layers = nn.ModuleDict({str(i): Layer(config, axes, i) for i in layers})
-        self.final_norm = Norm(config) if last else None
+        self.config, self.blueprint, self.axes, self.first, self.last = config, blueprint, axes, first, last
+        vocabulary = last and config.head in LANGUAGE
+        self.shared = vocabulary and not config.untie_embeddings_and_output_weights
+        self.embedding = Embedding(config, blueprint, axes, first) if first or self.shared else None
+        self.layers = nn.ModuleDict({str(i): Layer(config, blueprint, axes, i) for i in layers})
+        self.final_norm = Norm(config, blueprint) if last and blueprint.order == "pre" else None
+        self.output = None
+        if vocabulary and not self.shared:
+            self.output = Weights(config.padded_vocab_size(axes.size) // axes.size, config.hidden_size)
+        self.top = Head(config, blueprint, axes) if last else None
 
-    def forward(self, x: Tensor, extras: Extras = _NONE) -> Tensor:
+    def forward(self, x: Tensor, extras: Extras = NO_EXTRAS) -> Output:
         x = self.hidden(x, extras)
-        return self.head(x) if self.last else x
+        return self.head(x, extras) if self.last else x
 
-    def hidden(self, x: Tensor, extras: Extras = _NONE) -> Tensor:
-        """The hidden states [B, T, D] after this stage's layers."""
+    def hidden(self, x: Tensor, extras: Extras = NO_EXTRAS) -> Tensor:
+        """The hidden states after this stage's layers."""
+        tokens = x.shape[1] * (1 if self.first or not self.axes.sequence else self.axes.size)
         if self.first:
             assert self.embedding is not None
-            x = self.embedding(x)
+            x = self.embedding(x, extras, self.compute_dtype)
+        turn = None
+        if self.blueprint.positions == "rotary":
+            turn = rotation(self.config, self.axes.positions(tokens, x.device), x.dtype)
         for layer in self.layers.values():
-            x = layer(x)
+            if self.recompute == "full" and torch.is_grad_enabled():
+                # Nothing to restore: dropout draws by place.
+                x = checkpoint(layer, x, extras, turn, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = layer(x, extras, turn, self.recompute == "selective" and torch.is_grad_enabled())
         return x
 
-    def head(self, x: Tensor) -> Tensor:
-        """Hidden states [..., D] to this rank's logits [..., V/P]: a scorer asks only for the positions it needs."""
-        assert self.embedding is not None and self.final_norm is not None
-        return self.embedding.logits(self.final_norm(x))
+    def head(self, x: Tensor, extras: Extras = NO_EXTRAS) -> Output:
+        """Hidden states [..., D] to what the head computes: a scorer asks only for the positions it needs."""
+        assert self.top is not None
+        if self.final_norm is not None:
+            x = self.final_norm(x)
+        owner = self.output
+        if self.shared:
+            assert self.embedding is not None
+            owner = self.embedding.tokens
+        out: Output = self.top(x, None if owner is None else owner.weight, extras)
+        return out
 
 
 def scaled_std(config: ModelConfig) -> float:

@@ -1,0 +1,152 @@
+"""Megatron-LM's arguments as its checkpoints keep them: what the model is."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mcc.ckpt.source import Meta
+from mcc.core.errors import MccError, UsageError
+from mcc.models.base.blueprint import Blueprint
+from mcc.models.base.config import ModelConfig
+from mcc.models.base.family import Family, families
+
+# What no family has: argument -> the only value that fits.
+_REFUSED = {
+    "apply_residual_connection_post_layernorm": False,
+    "squared_relu": False,
+    "rotary_percent": 1.0,
+    "rotary_seq_len_interpolation_factor": None,
+    "rotary_interleaved": False,
+    "qk_layernorm": False,
+}
+
+
+def architecture(blueprint: Blueprint) -> dict[str, Any]:
+    """The arguments that say what the Transformer is made of; those of a file without them are GPT's."""
+    return {
+        "swiglu": blueprint.activation == "swiglu",
+        "normalization": "RMSNorm" if blueprint.norm == "rms" else "LayerNorm",
+        "position_embedding_type": "rope" if blueprint.positions == "rotary" else "learned_absolute",
+        "add_bias_linear": blueprint.bias,
+    }
+
+
+def make_args(meta: Meta, padded_vocab_size: int, tp: int, pp: int, dtype: torch.dtype) -> Namespace:
+    """The arguments that Megatron-LM compares when it loads, and those that say what the model is."""
+    config = meta.config
+    blueprint = families.get(config.family).blueprint
+    return Namespace(
+        **architecture(blueprint),
+        num_layers=config.num_layers,
+        hidden_size=config.hidden_size,
+        ffn_hidden_size=config.ffn_size,
+        num_attention_heads=config.num_attention_heads,
+        group_query_attention=config.query_groups != config.num_attention_heads,
+        num_query_groups=config.query_groups,
+        kv_channels=config.head_dim,
+        max_position_embeddings=config.positions,
+        seq_length=config.seq_length,
+        encoder_seq_length=config.seq_length,
+        layernorm_epsilon=config.layernorm_epsilon,
+        norm_epsilon=config.layernorm_epsilon,
+        hidden_dropout=config.hidden_dropout,
+        attention_dropout=config.attention_dropout,
+        init_method_std=config.init_std,
+        make_vocab_size_divisible_by=config.make_vocab_size_divisible_by,
+        vocab_size=config.vocab_size,
+        padded_vocab_size=padded_vocab_size,
+        tokenizer_type="GPT2BPETokenizer" if blueprint.causal else "BertWordPieceLowerCase",
+        tensor_model_parallel_size=tp,
+        pipeline_model_parallel_size=pp,
+        virtual_pipeline_model_parallel_size=None,
+        untie_embeddings_and_output_weights=config.untie_embeddings_and_output_weights,
+        apply_residual_connection_post_layernorm=False,
+        bias_gelu_fusion=blueprint.activation == "gelu-tanh",
+        openai_gelu=False,
+        bert_binary_head=config.head == "pretraining",
+        rotary_base=config.rotary_base,
+        rotary_percent=1.0,
+        use_rope_scaling=config.rope_scaling_factor != 1,
+        rope_scaling_factor=config.rope_scaling_factor,
+        params_dtype=dtype,
+        fp16=dtype == torch.float16,
+        bf16=dtype == torch.bfloat16,
+        iteration=meta.iteration,
+        consumed_train_samples=meta.extra.get("consumed_samples", 0),
+        consumed_valid_samples=0,
+    )
+
+
+def require_megatron(family: Family, config: ModelConfig, version: float) -> None:
+    """Refuse a model that Megatron-LM's files of `version` cannot hold.
+
+    Raises:
+        UsageError: Megatron-LM has no such model, or not in that version.
+    """
+    if not all(row.megatron for _, row, _ in family.table(config)):
+        raise UsageError(
+            f"Megatron-LM has no model like family {family.name}", "--to hf, --to mcc or --to mcc-safetensors"
+        )
+    if version < 2 and config.query_groups != config.num_attention_heads:
+        raise UsageError(
+            f"checkpoint version {version:g} has no shared key/value heads (num_query_groups = {config.query_groups})",
+            "--megatron-version 3",
+        )
+    ours = (config.rope_low_freq_factor, config.rope_high_freq_factor, config.rope_original_positions)
+    if config.rope_scaling_factor != 1 and ours != (1.0, 4.0, 8192):
+        raise UsageError(f"Megatron-LM has Llama 3's rotary scaling with (1, 4, 8192) alone, not {ours}")
+
+
+def config_from_args(args: object, family: Family, known: dict[str, Any], file: Path) -> ModelConfig:
+    """The model that `args` describe.
+
+    Args:
+        args: as the file has them.
+        family: the family that the file's tensors belong to.
+        known: what the tensors tell: values of `ModelConfig` by name.
+        file: for messages.
+
+    Raises:
+        MccError: an argument is missing, or describes an architecture that the family does not have.
+    """
+    values = vars(args) if isinstance(args, Namespace) else args
+    if not isinstance(values, dict):
+        raise MccError(f"{file} has no arguments (args): the model's shape is unknown")
+    gpt = architecture(Blueprint())
+    for name, fits in {**_REFUSED, **architecture(family.blueprint)}.items():
+        if values.get(name, gpt.get(name, fits)) != fits:
+            raise MccError(f"{file}: {name} = {values.get(name)!r} is another architecture than {family.name}")
+    values = {"layernorm_epsilon": 1e-5, **values}
+    try:
+        hidden, heads = int(values["hidden_size"]), int(values["num_attention_heads"])
+        ffn, channels = values.get("ffn_hidden_size"), values.get("kv_channels")
+        groups = int(values["num_query_groups"]) if values.get("group_query_attention") else heads
+        return ModelConfig(
+            family=family.name,
+            num_layers=int(values["num_layers"]),
+            hidden_size=hidden,
+            num_attention_heads=heads,
+            num_query_groups=None if groups == heads else groups,
+            kv_channels=None if channels is None or heads * int(channels) == hidden else int(channels),
+            ffn_hidden_size=None if ffn in (None, 4 * hidden) else int(ffn),
+            seq_length=int(values["max_position_embeddings"]),
+            make_vocab_size_divisible_by=int(values.get("make_vocab_size_divisible_by", 128)),
+            untie_embeddings_and_output_weights=bool(values.get("untie_embeddings_and_output_weights", False)),
+            layernorm_epsilon=float(values["norm_epsilon" if "norm_epsilon" in values else "layernorm_epsilon"]),
+            rotary_base=float(values.get("rotary_base", 10000.0)),
+            rope_scaling_factor=float(values.get("rope_scaling_factor", 8.0))
+            if values.get("use_rope_scaling")
+            else 1.0,
+            hidden_dropout=float(values.get("hidden_dropout", 0.0)),
+            attention_dropout=float(values.get("attention_dropout", 0.0)),
+            init_std=float(values.get("init_method_std", 0.02)),
+            **known,
+        )
+    except KeyError as error:
+        raise MccError(f"{file}: the arguments lack {error.args[0]}") from error
+    except (TypeError, ValueError) as error:
+        raise MccError(f"{file}: the arguments are malformed: {error}") from error

@@ -1,0 +1,64 @@
+"""Self-attention over this rank's heads, with grouped key/value heads (Ainslie et al., arXiv 2305.13245).
+
+B batch   T tokens   D hidden size   ng key/value heads here   r heads that share one   hd channels of a head
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mcc.models.base.axes import Axes
+from mcc.models.base.blueprint import Blueprint
+from mcc.models.base.config import ModelConfig
+from mcc.models.base.dropout import head_shard
+from mcc.models.base.extras import Extras
+from mcc.models.base.layers import ColumnParallel, RowParallel
+from mcc.models.base.rotary import Rotation, rotate
+
+
+class Attention(nn.Module):
+    """Queries, keys and values in one projection whose rows stand as [ng, r + 2, hd]: a group's queries, key, value."""
+
+    def __init__(self, config: ModelConfig, blueprint: Blueprint, axes: Axes, key: str) -> None:
+        super().__init__()
+        D, hd = config.hidden_size, config.head_dim
+        heads, groups = config.num_attention_heads, config.query_groups
+        self.axes, self.key, self.causal = axes, key, blueprint.causal
+        self.groups, self.shared, self.head_dim = groups // axes.size, heads // groups, hd
+        self.dropout = config.attention_dropout
+        self.qkv = ColumnParallel(D, (heads + 2 * groups) * hd, blueprint.bias, axes, f"{key}.qkv")
+        self.out = RowParallel(heads * hd, D, blueprint.bias, axes, f"{key}.out")
+
+    def forward(self, x_BTD: Tensor, extras: Extras, turn: Rotation | None = None, recompute: bool = False) -> Tensor:
+        """x[B, T, D] -> [B, T, D].
+
+        Args:
+            extras: padding, and what dropout draws from.
+            turn: of the positions of all tokens, for rotary positions.
+            recompute: keep queries, keys and values alone for the backward pass.
+        """
+        fused = self.qkv(x_BTD)
+        B, T, _ = fused.shape
+        fused = fused.view(B, T, self.groups, self.shared + 2, self.head_dim)
+        if turn is None:
+            q, k = fused[:, :, :, : self.shared], fused[:, :, :, self.shared]
+        else:
+            turned = rotate(fused[:, :, :, : self.shared + 1], turn)
+            q, k = turned[:, :, :, : self.shared], turned[:, :, :, self.shared]
+        q = q.reshape(B, T, self.groups * self.shared, self.head_dim)
+        parts = (q.transpose(1, 2), k.transpose(1, 2), fused[:, :, :, self.shared + 1].transpose(1, 2))
+        if recompute:
+            # Nothing to restore: dropout draws by place.
+            mixed = checkpoint(self._attend, *parts, extras, use_reentrant=False, preserve_rng_state=False)
+        else:
+            mixed = self._attend(*parts, extras)
+        return self.out(mixed.transpose(1, 2).reshape(B, T, -1))
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, extras: Extras) -> Any:
+        if not self.dropout or extras.random is None:
+            return self.axes.attend(q, k, v, self.causal, extras.padding)
+        with extras.random.drawing(f"{self.key}.weights", q.device, head_shard(self.axes)):
+            return self.axes.attend(q, k, v, self.causal, extras.padding, self.dropout)

@@ -1,0 +1,67 @@
+"""What BERT's two families share: transformers' configuration (Devlin et al., arXiv 1810.04805)."""
+
+from __future__ import annotations
+
+from abc import ABC
+from typing import Any
+
+from mcc.models.base import hf_config
+from mcc.models.base.config import ModelConfig
+from mcc.models.base.family import Family
+
+
+class BertFamily(Family, ABC):
+    """A family whose config.json has BERT's keys."""
+
+    def to_hf_config(self, config: ModelConfig) -> dict[str, object]:
+        """The values of transformers' `BertConfig`, or of `MegatronBertConfig`."""
+        values: dict[str, object] = {
+            "architectures": [self.hf_classes[config.head]],
+            "model_type": self.hf_model_type,
+            "hidden_act": "gelu",
+            "position_embedding_type": "absolute",
+            "vocab_size": config.vocab_size,
+            "max_position_embeddings": config.positions,
+            "type_vocab_size": config.num_tokentypes,
+            "hidden_size": config.hidden_size,
+            "intermediate_size": config.ffn_size,
+            "num_hidden_layers": config.num_layers,
+            "num_attention_heads": config.num_attention_heads,
+            "layer_norm_eps": config.layernorm_epsilon,
+            "hidden_dropout_prob": config.hidden_dropout,
+            "attention_probs_dropout_prob": config.attention_dropout,
+            "initializer_range": config.init_std,
+            "tie_word_embeddings": True,
+        }
+        if config.head == "classification":
+            values["id2label"] = {str(i): f"LABEL_{i}" for i in range(config.num_labels)}
+            values["label2id"] = {f"LABEL_{i}": i for i in range(config.num_labels)}
+        return values
+
+    def from_hf_config(self, values: dict[str, Any]) -> ModelConfig:
+        """The configuration of one of the family's classes."""
+        known = {
+            "hidden_act": ("gelu",),
+            "position_embedding_type": ("absolute", None),
+            "tie_word_embeddings": (True,),
+            "is_decoder": (False,),
+            "add_cross_attention": (False,),
+        }
+        hf_config.refuse(values, known, self.name)
+        hidden, inner = int(values.get("hidden_size", 768)), int(values.get("intermediate_size", 3072))
+        return ModelConfig(
+            family=self.name,
+            head=hf_config.head_of(values, self.hf_classes),
+            num_labels=len(values.get("id2label") or ()) or int(values.get("num_labels", 2)),
+            vocab_size=int(values["vocab_size"]),
+            seq_length=int(values.get("max_position_embeddings", 512)),
+            num_tokentypes=int(values.get("type_vocab_size", 2)),
+            hidden_size=hidden,
+            num_layers=int(values.get("num_hidden_layers", 12)),
+            num_attention_heads=int(values.get("num_attention_heads", 12)),
+            ffn_hidden_size=None if inner == 4 * hidden else inner,
+            layernorm_epsilon=float(values.get("layer_norm_eps", 1e-12)),
+            hidden_dropout=float(values.get("hidden_dropout_prob", 0.1)),
+            attention_dropout=float(values.get("attention_probs_dropout_prob", 0.1)),
+            init_std=float(values.get("initializer_range", 0.02)),
+        )

@@ -1,0 +1,34 @@
+"""What a family's Transformer is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+LANGUAGE = ("lm", "pretraining")  # heads with an output layer over the vocabulary
+HEADS = (*LANGUAGE, "classification", "multiple-choice", "pooler")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blueprint:
+    """The choices in which the families differ; sizes are `ModelConfig`'s.
+
+    Args:
+        norm: layer norm (Ba et al., arXiv 1607.06450) or root-mean-square norm (arXiv 1910.07467).
+        order: norms before what they feed (pre) or after the residual sum (post; arXiv 2002.04745 compares them).
+        positions: a learned embedding, or rotary (arXiv 2104.09864).
+        activation: of the MLP: GELU's tanh form or exact (arXiv 1606.08415), or SwiGLU (arXiv 2002.05202).
+        bias: whether the linear layers have biases.
+        causal: whether a token sees only itself and those before it.
+        token_types: whether segments are embedded.
+        heads: what the last stage can compute.
+    """
+
+    norm: Literal["layer", "rms"] = "layer"
+    order: Literal["pre", "post"] = "pre"
+    positions: Literal["learned", "rotary"] = "learned"
+    activation: Literal["gelu-tanh", "gelu", "swiglu"] = "gelu-tanh"
+    bias: bool = True
+    causal: bool = True
+    token_types: bool = False
+    heads: tuple[str, ...] = ("lm",)

@@ -1,0 +1,52 @@
+"""Rotary positions (Su et al., arXiv 2104.09864), with Llama 3's stretching of the long wavelengths.
+
+    B batch   T tokens   n heads   hd channels of a head
+
+Channel c turns with channel c + hd/2: transformers' order, so that its weights are ours as they are. (Meta's own files
+turn neighbouring channels with each other.)
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from mcc.models.base.config import ModelConfig
+
+Rotation = tuple[Tensor, Tensor]
+
+
+def frequencies(config: ModelConfig, device: torch.device) -> Tensor:
+    """Radians a position [hd/2], in float32.
+
+    Wavelengths longer than original positions / low_freq_factor are multiplied by the scaling factor, those shorter
+    than original positions / high_freq_factor stay, and between the two a line joins them (Llama 3.1, model card and
+    arXiv 2407.21783, section 3.2).
+    """
+    powers = torch.arange(0, config.head_dim, 2, dtype=torch.int64, device=device).float() / config.head_dim
+    found = 1.0 / config.rotary_base**powers
+    factor = config.rope_scaling_factor
+    if factor == 1:
+        return found
+    low, high = config.rope_low_freq_factor, config.rope_high_freq_factor
+    turns = config.rope_original_positions / (2 * math.pi / found)  # within the original context
+    share = (turns - low) / (high - low)
+    between = (1 - share) * found / factor + share * found
+    stretched = torch.where(turns < low, found / factor, found)
+    return torch.where((turns >= low) & (turns <= high), between, stretched)
+
+
+def rotation(config: ModelConfig, positions_T: Tensor, dtype: torch.dtype) -> Rotation:
+    """(cosines, sines) [T, hd] of the angles at global positions, computed in float32."""
+    angles = positions_T.float()[:, None] * frequencies(config, positions_T.device)
+    angles = torch.cat([angles, angles], dim=-1)
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotate(x: Tensor, by: Rotation) -> Tensor:
+    """x[B, T, ..., hd] turned by the angles of its positions."""
+    cos, sin = (part.view(part.shape[0], *[1] * (x.dim() - 3), part.shape[1]) for part in by)
+    low, high = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-high, low], dim=-1) * sin
