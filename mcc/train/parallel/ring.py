@@ -28,7 +28,7 @@ from mcc.train.parallel import blocks
 from mcc.train.parallel.tokens import Dealt, Sight
 
 _KEYS, _GRADS = 1, 2  # tags: the two kinds of message between the same pair of ranks
-_MESSAGE = 4 << 20
+_MESSAGE = {"cpu": 1 << 19, "cuda": 8 << 20}  # a GPU's kernels want more heads at a time
 
 
 class Transfer:
@@ -52,6 +52,7 @@ class Transfer:
         """What the rank before sent, of the same shape; ours has left."""
         for work in self.works:
             work.wait()
+        del self.sent
         return self.received.to(self.device, non_blocking=True) if self.staged else self.received
 
 
@@ -62,14 +63,14 @@ class Ring:
     Attributes:
         keys, grads: the ranks of the axis, counting what keys and values, and what their gradients send.
         dealt: this rank's tokens.
-        message_bytes: heads are taken a few at a time, so that a message is about so large: what travels then takes
-            little memory however long the sequence.
+        message_bytes: heads are taken a few at a time, so that a message is about so large, if that is possible: what
+            travels then takes little memory however long the sequence. None: what suits the device.
     """
 
     keys: Collective
     grads: Collective
     dealt: Dealt
-    message_bytes: int = _MESSAGE
+    message_bytes: int | None = None
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, causal: bool, padding: Tensor | None = None, dropout: float = 0.0
@@ -110,11 +111,15 @@ class _Block:
     @staticmethod
     def pack(k: Tensor, v: Tensor, padding: Tensor | None, source: int) -> _Block:
         tensors = (k, v) if padding is None else (k, v, padding)
-        return _Block(pack(tensors), tuple(TensorSpec(tuple(x.shape), x.dtype) for x in tensors), source)
+        return _Block(pack(tensors), _specs(k, v, padding), source)
 
     def rule(self, sight: Sight, call: _Call, rank: int) -> blocks.Rule:
         padding = None if self.padding is None else self.padding[:, sight.keys]
         return blocks.Rule(sight.causal, padding, call.dropout, _mix(call.seed, rank, self.source))
+
+
+def _specs(k: Tensor, v: Tensor, padding: Tensor | None) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(tuple(x.shape), x.dtype) for x in (k, v, padding) if x is not None)
 
 
 def _mix(seed: int, *numbers: int) -> int:
@@ -142,9 +147,11 @@ class _Attention(torch.autograd.Function):
         for part, (heads, groups) in enumerate(_parts(q, k, ring)):
             own = _Block.pack(k[:, groups], v[:, groups], call.padding, ring.dealt.rank)
             saved.append(own.message)
-            mine, states = _forward(q[:, heads], own, ring, replace(call, seed=_mix(call.seed, part)))
-            out[:, heads], lse[:, heads] = mine
-            ctx.states.append(states)
+            sums = _Sums(out[:, heads])
+            seeded = replace(call, seed=_mix(call.seed, part))
+            ctx.states.append(_forward(q[:, heads], own, ring, seeded, sums.wide[0], lse[:, heads]))
+            sums.finish()
+        lse.masked_fill_(lse == -torch.inf, torch.inf)  # backward exp(score - lse) is then 0
         # The packed blocks are kept rather than k and v, which are often slices of one larger tensor.
         ctx.shape = k.shape
         ctx.save_for_backward(q, out, lse, *saved)
@@ -155,76 +162,106 @@ class _Attention(torch.autograd.Function):
         q, out, lse, *saved = ctx.saved_tensors
         ring, call = ctx.ring, ctx.call
         grad = grads[0].contiguous()
-        lse = lse.masked_fill(lse == -torch.inf, torch.inf)  # exp(score - lse) is then 0
-        dq = torch.empty_like(q)
-        dk, dv = (torch.empty(ctx.shape, dtype=q.dtype, device=q.device) for _ in range(2))
+        dq = torch.zeros_like(q)
+        dk, dv = (torch.zeros(ctx.shape, dtype=q.dtype, device=q.device) for _ in range(2))
         for part, (heads, groups) in enumerate(_parts(q, dk, ring)):
-            shape = dk[:, groups].shape
-            specs = [TensorSpec(tuple(shape), q.dtype)] * 2
-            if call.padding is not None:
-                specs.append(TensorSpec(tuple(call.padding.shape), torch.bool))
-            own = _Block(saved[part], tuple(specs), ring.dealt.rank)
-            whole = (grad[:, heads], q[:, heads], out[:, heads], lse[:, heads])
-            found = _backward(*whole, own, ring, replace(call, seed=_mix(call.seed, part)), ctx.states[part])
-            dq[:, heads], dk[:, groups], dv[:, groups] = found
+            own = _Block(saved[part], _specs(dk[:, groups], dv[:, groups], call.padding), ring.dealt.rank)
+            sums = _Sums(dq[:, heads], dk[:, groups], dv[:, groups])
+            seeded = replace(call, seed=_mix(call.seed, part))
+            mine = (grad[:, heads], q[:, heads], out[:, heads], lse[:, heads])
+            _backward(*mine, own, ring, seeded, ctx.states[part], sums.wide)
+            sums.finish()
         return dq, dk, dv, None, None
 
 
-def _forward(q: Tensor, own: _Block, ring: Ring, call: _Call) -> tuple[tuple[Tensor, Tensor], list[blocks.State]]:
-    """The output and log-sum-exp over all blocks; what each block's kernel wants to have backward."""
-    T, states = q.shape[2], []
-    out = lse = None
+class _Sums:
+    """Accumulators of narrow tensors: zeros in float32, or the tensors themselves where they are wide enough."""
+
+    def __init__(self, *tensors: Tensor) -> None:
+        self.tensors = tensors
+        self.wide = [x if x.dtype == _wide(x.dtype) else torch.zeros_like(x, dtype=_wide(x.dtype)) for x in tensors]
+
+    def finish(self) -> None:
+        """Round the sums into the tensors."""
+        for tensor, total in zip(self.tensors, self.wide, strict=True):
+            if total is not tensor:
+                tensor.copy_(total)
+
+
+def _forward(q: Tensor, own: _Block, ring: Ring, call: _Call, out: Tensor, lse: Tensor) -> list[blocks.State]:
+    """Fill `out` and `lse` with those over all blocks; what each block's kernel wants to have backward."""
+    states = []
     for block in _rounds(own, ring):
-        sight = ring.dealt.sight(block.source, T, call.causal)
+        sight = ring.dealt.sight(block.source, q.shape[2], call.causal)
         if sight is None:
             states.append(())
             continue
-        rows, keys = (slice(None), slice(None), sight.queries), (slice(None), slice(None), sight.keys)
+        rows, keys = _at(sight.queries), _at(sight.keys)
         rule = block.rule(sight, call, ring.dealt.rank)
         found, found_lse, state = blocks.attend(q[rows], block.k[keys], block.v[keys], rule)
         states.append(state)
-        if out is None or lse is None:  # this rank's own block, all of it
-            out, lse = found.to(_wide(found.dtype)), found_lse
+        if block is own:  # the first, and it has something for every query
+            out.copy_(found)
+            lse.copy_(found_lse)
         else:
             blocks.merge(out[rows], lse[rows], found, found_lse)
-    assert out is not None and lse is not None
-    return (out, lse), states
+    return states
 
 
 def _backward(
-    grad: Tensor, q: Tensor, out: Tensor, lse: Tensor, own: _Block, ring: Ring, call: _Call, states: list[blocks.State]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of the queries, and of this rank's keys and values, from all ranks."""
-    T, wide = q.shape[2], _wide(q.dtype)
-    dq = torch.zeros_like(q, dtype=wide)
-    home = torch.zeros(2, *own.k.shape, dtype=wide, device=q.device)
+    grad: Tensor,
+    q: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    own: _Block,
+    ring: Ring,
+    call: _Call,
+    states: list[blocks.State],
+    sums: list[Tensor],
+) -> None:
+    """Add to `sums` the gradients of the queries, and of this rank's keys and values from all ranks."""
+    dq, *home = sums
     arriving: Transfer | None = None
     for block, state in zip(_rounds(own, ring), states, strict=True):
-        sight = ring.dealt.sight(block.source, T, call.causal)
-        found = None
+        sight = ring.dealt.sight(block.source, q.shape[2], call.causal)
+        found: tuple[Tensor, ...] = ()
         if sight is not None:
-            rows, keys = (slice(None), slice(None), sight.queries), (slice(None), slice(None), sight.keys)
+            rows, keys = _at(sight.queries), _at(sight.keys)
             rule = block.rule(sight, call, ring.dealt.rank)
             k, v = block.k[keys], block.v[keys]
             found = blocks.gradients(grad[rows], q[rows], k, v, out[rows], lse[rows].contiguous(), rule, state)
-            dq[rows] += found[0]
-        sums = home
-        if block is not own:  # what the ranks that this block visited before have found
-            sums = torch.zeros_like(home) if arriving is None else arriving.wait()
-        if found is not None and sight is not None:
-            for total, part in zip(sums, found[1:], strict=True):
-                total[:, :, sight.keys] += part
-        if block is not own:
-            arriving = Transfer(sums, ring.grads, _GRADS)
+        if block is own:
+            _add((dq, *home), sight, found)
+            continue
+        # What the ranks that this block visited before have found.
+        if arriving is None:
+            travelling = torch.zeros(2, *own.k.shape, dtype=dq.dtype, device=q.device)
+        else:
+            travelling = arriving.wait()
+        _add((dq, *travelling), sight, found)
+        del found
+        arriving = Transfer(travelling, ring.grads, _GRADS)
     if arriving is not None:
-        home += arriving.wait()
-    return dq, home[0], home[1]
+        for total, part in zip(home, arriving.wait(), strict=True):
+            total += part
+
+
+def _add(totals: tuple[Tensor, ...], sight: Sight | None, found: tuple[Tensor, ...]) -> None:
+    """Add a block's gradients of queries, keys and values where they belong."""
+    if sight is not None:
+        for total, tokens, part in zip(totals, (sight.queries, sight.keys, sight.keys), found, strict=True):
+            total[_at(tokens)] += part
+
+
+def _at(tokens: slice) -> tuple[slice, ...]:
+    return slice(None), slice(None), tokens
 
 
 def _parts(q: Tensor, k: Tensor, ring: Ring) -> list[tuple[slice, slice]]:
     """Slices (of the query heads, of the key/value heads) to be taken one after the other."""
     ng, group = k.shape[1], q.shape[1] // k.shape[1]
-    count = min(ng, max(1, -(-2 * k.numel() * k.element_size() // ring.message_bytes)))
+    most = ring.message_bytes or _MESSAGE.get(k.device.type, 1 << 20)
+    count = min(ng, max(1, -(-2 * k.numel() * k.element_size() // most)))
     edges = [ng * i // count for i in range(count + 1)]
     return [(slice(start * group, end * group), slice(start, end)) for start, end in itertools.pairwise(edges)]
 

@@ -31,7 +31,7 @@ class Case:
     groups: int = 4
     dtype: torch.dtype = torch.float64
     plain: bool = False
-    message_bytes: int = 4 << 20
+    message_bytes: int | None = None
 
 
 def _padding(kind: str) -> Tensor | None:
