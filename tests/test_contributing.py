@@ -56,6 +56,30 @@ def test_filter() -> None:
         build(found.Options, {"share": 2.0})
 
 
+def test_stage(tmp_path: Path) -> None:
+    from mcc.data.base.job import run
+    from mcc.data.base.records import ReadConfig
+    from mcc.data.pipelines.stage import STAGES, Call
+
+    stage = plugin(STAGES, "thinning")
+    path, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    path.write_text("".join(json.dumps({"text": f"document {i}"}) + "\n" for i in range(50)) + "[]\n")
+    config = stage.Config(every=20, read=ReadConfig(max_errors=1))
+    report = run(stage().job(Call(inputs=(str(path),), output=output), config))
+    assert (report.documents_in, report.documents_out, report.bad_lines) == (50, 3, 1)
+    kept = [json.loads(line)["text"] for line in output.read_text().splitlines()]
+    assert kept == ["document 0", "document 20", "document 40"]
+    assert "not a JSON object" in (tmp_path / "out.rejects.jsonl").read_text()
+
+
+def test_task_file(tmp_path: Path) -> None:
+    from mcc.data.ngrams.task_texts import TASK_FILES
+
+    path = tmp_path / "arc.jsonl"
+    path.write_text('{"question": {"stem": "Why?", "choices": []}}\n{"question": "How?"}\n')
+    assert list(plugin(TASK_FILES, "arc")().texts(str(path))) == ["Why?", "How?"]
+
+
 def test_format(tmp_path: Path) -> None:
     import torch
 
@@ -108,6 +132,8 @@ def test_every_recipe_has_a_test() -> None:
     assert {path.rpartition("/")[0] for path in BLOCKS} == {
         "mcc/train/compress/codecs",
         "mcc/data/filters",
+        "mcc/data/stages",
+        "mcc/data/task_files",
         "mcc/ckpt/formats",
         "mcc/eval/tasks",
     }
