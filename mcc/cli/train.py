@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from mcc.cli import console
+from mcc.cli.blends import BlendCommand
 from mcc.cli.options import flags
 from mcc.core.config import plain, resolve
 from mcc.train.config import TrainConfig
@@ -24,7 +25,7 @@ torchrun --nproc-per-node 8 -m mcc train small.toml --tp 2 --pp 2 --resume
 """
 
 
-@app.command(epilog=_EPILOG)
+@app.command(epilog=_EPILOG, cls=BlendCommand)
 @flags(TrainConfig)
 def train(
     *,
