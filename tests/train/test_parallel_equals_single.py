@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -14,40 +15,72 @@ from tests.train.toy import MODEL, toy_config, trained
 STEPS = 20
 
 
-DEEP = dataclasses.replace(MODEL, num_layers=8, num_attention_heads=8)
-LAYOUTS = {
-    "tp2": {"tp": 2},
-    "pp2": {"pp": 2},
-    "dp4": {"dp": 4},
+MODELS = {
+    "gpt2": dataclasses.replace(MODEL, num_layers=8, num_attention_heads=8),
+    "bert": dataclasses.replace(MODEL, family="bert", head="pretraining", num_layers=8, num_attention_heads=8),
+    "llama": dataclasses.replace(
+        MODEL,
+        family="llama",
+        num_layers=8,
+        num_attention_heads=16,
+        num_query_groups=8,
+        ffn_hidden_size=48,
+        untie_embeddings_and_output_weights=True,
+    ),
+}
+# The first are those that every family is tested in.
+LAYOUTS: dict[str, dict[str, Any]] = {
     "tp8": {"tp": 8, "samples": 8},  # a step of few messages
     "pp8": {"pp": 8},
     "dp8": {"dp": 8},
+    "cp4": {"cp": 4},
     "tp2-pp2-dp2": {"tp": 2, "pp": 2, "dp": 2},
-    "pp4-gpipe": {"pp": 4, "schedule": "gpipe"},
+    "tp2-cp2-dp2": {"tp": 2, "cp": 2, "dp": 2},
+    "pp2-cp2-dp2": {"pp": 2, "cp": 2, "dp": 2},
     "pp4-tp2-interleaved": {"pp": 4, "tp": 2, "vpp": 2},
+    "tp2-sequence-pp2-zbv": {"tp": 2, "pp": 2, "vpp": 2, "sequence_parallel": True, "schedule": "zbv"},
+    "tp2-sequence-cp2-recompute": {
+        "tp": 2,
+        "cp": 2,
+        "sequence_parallel": True,
+        "recompute_granularity": "full",
+        "samples": 4,
+    },
+}
+OF_ONE: dict[str, dict[str, Any]] = {
+    "pp4-gpipe": {"pp": 4, "schedule": "gpipe"},
     "pp2-gpipe-looped": {"pp": 2, "vpp": 4, "schedule": "gpipe"},
     "pp2-zero-bubble": {"pp": 2, "schedule": "zero-bubble"},
     "pp2-tp2-zero-bubble-interleaved": {"pp": 2, "tp": 2, "vpp": 2, "schedule": "zero-bubble"},
-    "pp2-tp2-zbv": {"pp": 2, "tp": 2, "vpp": 2, "schedule": "zbv"},
     "pp2-dp2-dualpipev": {"pp": 2, "dp": 2, "vpp": 2, "schedule": "dualpipev"},
     "pp3-uneven": {"pp": 3, "stages": "4,3,1"},
     "pp4-empty-last": {"pp": 4, "stages": "3,3,2,0"},
+    "pp2-recompute-selective": {"pp": 2, "recompute_granularity": "selective"},
 }
+CASES = [(family, name) for family in MODELS for name in LAYOUTS] + [("gpt2", name) for name in OF_ONE]
 
 
 @pytest.fixture(scope="module")
 def single():
-    return run_ranks(trained, 1, toy_config(model=DEEP), STEPS)[0]
+    found = {}
+
+    def of(family):
+        if family not in found:
+            found[family] = run_ranks(trained, 1, toy_config(model=MODELS[family]), STEPS)[0]
+        return found[family]
+
+    return of
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
-def test_layout_equals_single_process(single, name):
-    losses, parameters = single
-    layout = dict(LAYOUTS[name])
-    samples = layout.pop("samples", 1)
-    sizes = {axis: layout.pop(axis, 1) for axis in ("tp", "pp", "dp")}
-    config = toy_config(**sizes, parallel=layout, model=DEEP, micro_batch_size=samples)
-    found = run_ranks(trained, math.prod(sizes.values()), config, STEPS)
+@pytest.mark.parametrize(("family", "layout"), CASES)
+def test_layout_equals_single_process(single, family, layout):
+    losses, parameters = single(family)
+    more = {**LAYOUTS, **OF_ONE}[layout].copy()
+    sizes = {axis: more.pop(axis, 1) for axis in ("tp", "pp", "dp")}
+    ranks = math.prod(sizes.values()) * more.get("cp", 1)
+    samples = more.pop("samples", 1)
+    config = toy_config(**sizes, parallel=more, model=MODELS[family], micro_batch_size=samples)
+    found = run_ranks(trained, ranks, config, STEPS)
     for rank_losses, rank_parameters in found:
         assert rank_losses == pytest.approx(losses, abs=1e-5)
         assert rank_parameters.keys() == parameters.keys()
@@ -56,7 +89,8 @@ def test_layout_equals_single_process(single, name):
             assert error < 1e-4, f"{name}: {error}"
 
 
-def test_the_toy_run_learns(single):
-    losses, _ = single
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_the_toy_run_learns(single, family):
+    losses, _ = single(family)
     assert losses[-1] < losses[0] - 0.3
     assert torch.isfinite(torch.tensor(losses)).all()

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mcc.models.base.config import ModelConfig
+from mcc.models.base.family import families
 from mcc.models.base.forms import pad_rows
 from mcc.train.batch import Batch
 from mcc.train.config import OptimConfig, ParallelConfig, RunConfig, TrainConfig
@@ -45,13 +46,34 @@ def toy_config(
     )
 
 
-def toy_batch(step: int, replica: int, replicas: int) -> Batch:
-    """This replica's samples of a step: a fixed random walk over the vocabulary, so that it can be learnt."""
+def toy_batch(step: int, replica: int, replicas: int, model: ModelConfig = MODEL) -> Batch:
+    """This replica's samples of a step: fixed random walks over the vocabulary, so that there is something to learn.
+
+    BERT gets a part of its tokens masked, in samples of several lengths, some without any mask in their second half.
+    """
     generator = torch.Generator().manual_seed(step)
-    start = torch.randint(0, MODEL.vocab_size, (8, 1), generator=generator)
-    jumps = torch.randint(1, 4, (8, MODEL.seq_length), generator=generator).cumsum(1)
-    rows = (torch.cat([start, start + jumps], 1) % MODEL.vocab_size).chunk(replicas)[replica]
-    return {"tokens": rows[:, :-1].contiguous(), "targets": rows[:, 1:].contiguous()}
+    start = torch.randint(0, model.vocab_size, (8, 1), generator=generator)
+    jumps = torch.randint(1, 4, (8, model.seq_length), generator=generator).cumsum(1)
+    rows = torch.cat([start, start + jumps], 1) % model.vocab_size
+    batch = {"tokens": rows[:, :-1].contiguous(), "targets": rows[:, 1:].contiguous()}
+    if not families.get(model.family)().blueprint.causal:
+        T = model.seq_length
+        place = torch.arange(T)
+        lengths = torch.tensor([T, T, T - 3, T - 5, T // 2, T // 2 - 1, T - 1, T])[:, None]
+        padding = place < lengths
+        masked = (torch.rand(8, T, generator=generator) < 0.3) & padding
+        masked[:4, T // 2 :] = False  # context-parallel ranks without any target
+        masked[:, 1] = True
+        batch = {
+            "tokens": rows[:, :-1].masked_fill(masked, 0),
+            "targets": rows[:, :-1].contiguous(),
+            "weights": masked.float(),
+            "token_types": (place > 5).long().expand(8, T).contiguous(),
+            "padding": padding,
+            "labels": rows[:, 0] % 2,
+            "label_weights": torch.ones(8),
+        }
+    return {name: tensor.chunk(replicas)[replica] for name, tensor in batch.items()}
 
 
 def make_engine(config: TrainConfig) -> Engine:
@@ -63,7 +85,8 @@ def make_engine(config: TrainConfig) -> Engine:
 def train(engine: Engine, steps: int) -> list[float]:
     """The losses of the next `steps` steps."""
     mesh = engine.mesh
-    return [engine.step(toy_batch(engine.iteration, mesh.dp_rank, mesh.dp)).loss for _ in range(steps)]
+    model = engine.config.model
+    return [engine.step(toy_batch(engine.iteration, mesh.dp_rank, mesh.dp, model)).loss for _ in range(steps)]
 
 
 def whole_parameters(engine: Engine) -> dict[str, Tensor]:
