@@ -20,7 +20,7 @@ from mcc.data.base.work import Work
 _COPY_BYTES = 1 << 20
 # Rows of a Parquet row group; its bytes are bounded too.
 _ROWS = 4096
-_ROW_BYTES = 32 << 20
+_ROW_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,8 @@ Encoded = tuple[NDArray[np.uint32], NDArray[np.int64]]
 ENGINES = ("auto", "fastokens", "tokenizers", "words")
 # Texts of one call to `tokenizers`, whose results are large.
 _BATCH = 64
-# Distinct words that `words` remembers.
-_WORDS = 1 << 20
+# `words` remembers at least as many words as this and at most twice as many, none of them longer than this.
+_WORDS, _WORD_CHARS = 1 << 16, 64
 # White space to Python that BERT's normalizer drops as control characters, put as such that is none to both.
 _DROPPED = dict.fromkeys((0x0B, 0x0C, 0x1C, 0x1D, 0x1E, 0x1F, 0x85), 0x01)
 _HAS_DROPPED = re.compile("[\x0b\x0c\x1c-\x1f\x85]").search
@@ -149,15 +149,17 @@ class WordsEngine(Engine):
         ):
             raise ValueError("its added tokens reach beyond words")
         self._encode = backend.encode
-        self._words: dict[str, tuple[int, ...]] = {}
+        # When the newer table is full it becomes the older one; words that are met again move on to the next.
+        self._newer: dict[str, tuple[int, ...]] = {}
+        self._older: dict[str, tuple[int, ...]] = {}
         around = backend.encode("", add_special_tokens=True).ids if tokenizer.special else []
         self._before, self._after = tuple(around[:1]), tuple(around[1:])
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         pieces: list[NDArray[np.uint32]] = []
         lengths: list[int] = []
-        known = self._words
         for text in texts:
+            known = self._newer
             words = (text.translate(_DROPPED) if _HAS_DROPPED(text) else text).split()
             try:
                 ids = list(map(known.__getitem__, words))
@@ -169,9 +171,13 @@ class WordsEngine(Engine):
         return _joined(pieces), np.array(lengths, dtype=np.int64)
 
     def _learn(self, word: str) -> tuple[int, ...]:
-        ids = tuple(self._encode(word, add_special_tokens=False).ids)
-        if len(self._words) < _WORDS:
-            self._words[word] = ids
+        ids = self._older.get(word)
+        if ids is None:
+            ids = tuple(self._encode(word, add_special_tokens=False).ids)
+        if len(word) <= _WORD_CHARS:
+            if len(self._newer) >= _WORDS:
+                self._older, self._newer = self._newer, {}
+            self._newer[word] = ids
         return ids
 
 

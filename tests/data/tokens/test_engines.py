@@ -43,6 +43,17 @@ def test_words_are_berts(vocabulary: Path, lowercase: bool, special: bool, texts
     check(make_engine("words", tokenizer), tokenizer, texts)
 
 
+def test_words_remembers_few(vocabulary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "_WORDS", 3)
+    monkeypatch.setattr(engines, "_WORD_CHARS", 6)
+    tokenizer = TextTokenizer(word_piece(vocabulary, True), vocabulary)
+    engine = engines.WordsEngine(tokenizer)
+    texts = ["the quick unthinkable", "a b c d e f g the", "the quickest", "a the b the c the", ""] * 3
+    check(engine, tokenizer, texts)
+    assert len(engine._newer) <= 3 and len(engine._older) <= 3
+    assert max(map(len, [*engine._newer, *engine._older])) <= 6
+
+
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=st.lists(st.text(), max_size=5))
 def test_fastokens(tokenizer: Path, texts: list[str]) -> None:
