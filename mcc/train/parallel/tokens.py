@@ -10,16 +10,12 @@ and 2N-1-r: early tokens look at little and late ones at much, and so every rank
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mcc.core.errors import UsageError
-
-# What of a batch has a value for each token, in its last dim; all else belongs to a sample.
-BY_TOKEN = ("tokens", "targets", "weights", "token_types", "padding")
 
 
 @dataclass(frozen=True)
@@ -72,13 +68,6 @@ class Dealt:
         count = whole.shape[dim] // self.size
         return whole.index_select(dim, self.positions(count, whole.device))
 
-    def whole(self, parts: Sequence[Tensor], dim: int = -1) -> Tensor:
-        """The inverse of `own`: all tokens, from every rank's in order of rank."""
-        order = torch.cat(
-            [Dealt(self.size, rank, self.zigzag).positions(parts[0].shape[dim]) for rank in range(self.size)]
-        )
-        return torch.cat(list(parts), dim).index_select(dim, order.argsort().to(parts[0].device))
-
     def sight(self, source: int, tokens: int, causal: bool) -> Sight | None:
         """What this rank's queries see of the keys that rank `source` holds; None: nothing.
 
@@ -95,11 +84,6 @@ class Dealt:
         if source < self.rank:  # its early chunk is before both of ours, its late one after both
             return Sight(every, slice(0, half), False)
         return Sight(slice(half, tokens), every, False)  # both of its chunks lie between ours
-
-
-def deal(batch: Mapping[str, Tensor], dealt: Dealt) -> dict[str, Tensor]:
-    """This rank's share of a replica's batch: of what has a value for each token, its tokens."""
-    return {name: dealt.own(value) if name in BY_TOKEN else value for name, value in batch.items()}
 
 
 def require_cp(seq_length: int, cp: int, zigzag: bool, parts: int = 1) -> None:
