@@ -151,3 +151,53 @@ def test_bytes_sent(groups):
     m = B * groups * (TOKENS // size) * HD
     for ((_, _, sent),) in run_ranks(_every, size, [Case(groups=groups, dtype=torch.bfloat16)]):
         assert sent == {"cp.kv": 2 * 2 * (size - 1) * m * 2, "cp.grad": 2 * (size - 1) * m * 4}
+
+
+def _dropped(p: float, padding: str) -> None:
+    """With dropout: v as unit vectors shows which weights were kept; with these fixed all else must follow."""
+    size, rank = dist.get_world_size(), dist.get_rank()
+    dealt = Dealt(size, rank, zigzag=True)
+    group = Collective(dist.group.WORLD, size, rank, Wire(), "cp.kv")
+    ring = Ring(keys=group, grads=group, dealt=dealt, message_bytes=1)
+    generator = torch.Generator().manual_seed(1)
+    q, k, v, grad = (torch.randn(B, 4, TOKENS, TOKENS, generator=generator, dtype=torch.float64) for _ in range(4))
+    k, v = k[:, :2], v[:, :2]
+    seen = _padding(padding)
+    own_seen = None if seen is None else dealt.own(seen)
+    units = torch.eye(TOKENS, dtype=torch.float64).expand_as(v)
+
+    def ringed(*whole: Tensor) -> tuple[Tensor, list[Tensor]]:
+        torch.manual_seed(100 + rank)  # as `Randomness.drawing` does
+        own = [dealt.own(x, 2).requires_grad_() for x in whole]
+        out = ring.attend(*own, True, own_seen, p)
+        return out.detach(), own
+
+    rows = [torch.empty(B, 4, TOKENS // size, TOKENS, dtype=torch.float64) for _ in range(size)]
+    dist.all_gather(rows, ringed(q, k, units)[0].contiguous())
+    kept = torch.empty(B, 4, TOKENS, TOKENS, dtype=torch.bool)
+    for other, found in enumerate(rows):
+        kept[:, :, Dealt(size, other, True).positions(TOKENS // size)] = found > 0
+    q, k, v = (x.requires_grad_() for x in (q, k, v))
+    mask = torch.ones(TOKENS, TOKENS, dtype=torch.bool).tril().expand(B, 1, TOKENS, TOKENS)
+    mask = mask if seen is None else mask & seen[:, None, None, :]
+    keys, values = (x.repeat_interleave(2, 1) for x in (k, v))
+    weights = (q @ keys.mT / TOKENS**0.5).masked_fill(~mask, -torch.inf).softmax(-1).nan_to_num()
+    shown = kept.masked_select(mask.expand_as(kept)).double()
+    deviation = (p * (1 - p) / shown.numel()) ** 0.5
+    assert abs(float(shown.mean()) - (1 - p)) < 4 * deviation
+    for head in range(1, 4):  # every head draws its own
+        assert not torch.equal(kept[:, head], kept[:, 0])
+    out = (weights * kept / (1 - p)) @ values
+    wanted = [out, *torch.autograd.grad(out, (q, k, v), grad)]
+    found, own = ringed(*(x.detach() for x in (q, k, v)))
+    torch.manual_seed(100 + rank)
+    again = ring.attend(*own, True, own_seen, p)
+    assert torch.equal(again, found)  # as a recomputation has it
+    gradients = torch.autograd.grad(again, own, dealt.own(grad, 2))
+    for name, a, b in zip(("out", "dq", "dk", "dv"), (found, *gradients), wanted, strict=True):
+        assert (a - dealt.own(b, 2)).abs().max() < 1e-12, name
+
+
+@pytest.mark.parametrize("padding", ["", "holes"])
+def test_dropout_draws_the_same_forward_and_backward(padding):
+    run_ranks(_dropped, 3, 0.3, padding)
