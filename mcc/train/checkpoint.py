@@ -21,7 +21,6 @@ from mcc.core.events import Reporter
 from mcc.models.base.config import ModelConfig
 from mcc.models.base.init import local
 from mcc.train.engine import Engine
-from mcc.train.optim import optimizers
 from mcc.train.parallel.gradients import TIED
 
 
@@ -38,10 +37,11 @@ def save(engine: Engine, tokenizer: str | None) -> Path:
         "version": VERSION,
         "model": plain(config.model),
         "iteration": engine.iteration,
-        "consumed_samples": engine.iteration * config.run.global_batch_size,
+        "consumed_samples": engine.progress.samples,
         "layout": {"tp": mesh.tp, "pp": mesh.pp, "dp": mesh.dp},
         "padded_vocab_size": config.model.padded_vocab_size(mesh.tp),
         "has_optimizer": True,
+        "optimizer": engine.update.state(),
         "compress": list(config.compress),
     }
     return native.save(Path(config.run.save), engine.iteration, state, manifest, tokenizer)
@@ -56,11 +56,18 @@ def resume(engine: Engine, folder: Path, reporter: Reporter) -> None:
     """
     meta = read_manifest(folder)
     check_same_model(meta.config, engine.config.model, folder)
-    iteration, batch = meta.iteration, engine.config.run.global_batch_size
-    if meta.extra.get("consumed_samples") != iteration * batch:
-        raise UsageError(f"{folder} was trained with another global_batch_size than {batch}", "resume with the same")
+    run, iteration = engine.config.run, meta.iteration
+    consumed, ours = meta.extra.get("consumed_samples"), run.sizes.at(iteration).samples
+    if consumed != ours:
+        ramp = "" if run.rampup_batch_size is None else f" and rampup_batch_size {run.rampup_batch_size}"
+        raise UsageError(
+            f"{folder} consumed {consumed} samples in {iteration} steps, but global_batch_size = "
+            f"{run.global_batch_size}{ramp} make {ours}",
+            "resume with the same",
+        )
+    optimizer = meta.extra.get("optimizer")
+    engine.restore(iteration, optimizer if isinstance(optimizer, dict) else None)
     _load(engine, folder, meta.padded_vocab_size)
-    engine.iteration = iteration
     layout = Layout(tp=engine.mesh.tp, pp=engine.mesh.pp, dp=engine.mesh.dp)
     compress = meta.extra.get("compress", [])
     if meta.layout != layout or compress != list(engine.config.compress):
@@ -107,18 +114,19 @@ def _place(engine: Engine) -> str:
 
 def _pieces(engine: Engine, tied_copy: bool) -> Iterator[tuple[str, Piece]]:
     """(key, piece) of the weights and of what the optimizer keeps; the tied embedding's copy only if `tied_copy`."""
-    kept = optimizers.moments(engine.optimizer, engine.parameters, engine.config.optim)
+    kept = engine.update.moments()
     for name, parameter in engine.parameters.items():
         if name == TIED and not engine.pipeline.first and not tied_copy:
             continue
         yield f"model.{name}", _piece(engine, name, parameter.data)
         for slot, tensors in kept.items():
-            yield f"optim.{slot}.{name}", _piece(engine, name, tensors[name])
+            if name in tensors:  # with ZeRO a rank may own no rows
+                yield f"optim.{slot}.{name}", _piece(engine, name, tensors[name], engine.update.rows(name))
 
 
-def _piece(engine: Engine, name: str, held: Tensor) -> Piece:
+def _piece(engine: Engine, name: str, held: Tensor, rows: tuple[int, int] | None = None) -> Piece:
     row, mesh = engine.family.row(name), engine.mesh
-    return Piece.shard(held, row.tp_dim, mesh.tp_rank, mesh.tp, any_rows=row.shape[0] == "V")
+    return Piece.shard(held, row.tp_dim, mesh.tp_rank, mesh.tp, rows, any_rows=row.shape[0] == "V")
 
 
 @torch.no_grad()

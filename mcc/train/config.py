@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from mcc.core.config import option
@@ -10,6 +11,7 @@ from mcc.core.errors import UsageError
 from mcc.data.training.config import MaskConfig
 from mcc.models.base.config import ModelConfig
 from mcc.train.finetune.config import FinetuneConfig
+from mcc.train.optim.batch_size import BatchSizes
 from mcc.train.optim.config import OptimConfig
 
 
@@ -36,6 +38,7 @@ class ParallelConfig:
     vpp: int = option(1, "pipeline stages a rank (interleaved schedules; zbv and dualpipev have 2)")
     dp: int | None = option(None, "data-parallel replicas [world size / (tp x pp x cp)]")
     cp: int = option(1, "context-parallel ranks: each has a part of every sample's tokens")
+    zero: int = option(0, "1: each replica keeps the optimizer's state of its own rows of the parameters (ZeRO-1)")
     sequence_parallel: bool = option(False, "shard norms and dropout over the tokens among the tensor-parallel ranks")
     schedule: Literal["1f1b", "gpipe", "zero-bubble", "zbv", "dualpipev"] = option("1f1b", "pipeline schedule")
     recompute_granularity: Literal["none", "selective", "full"] = option(
@@ -48,6 +51,8 @@ class ParallelConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} = {value} must be at least 1")
+        if self.zero not in (0, 1):
+            raise UsageError(f"zero = {self.zero} is neither 0 nor 1", "1 shards the optimizer's state")
 
     def replicas(self, world_size: int) -> int:
         """Data-parallel replicas in a world of `world_size` ranks.
@@ -70,7 +75,16 @@ class RunConfig:
 
     micro_batch_size: int = option(4, "samples of one micro-batch on one replica")
     global_batch_size: int = option(16, "samples of one step over all replicas")
+    rampup_batch_size: tuple[int, int, int] | None = option(
+        None,
+        "begin with START samples a step and add INCREMENT at a time over the first SAMPLES samples",
+        metavar="START INCREMENT SAMPLES",
+    )
     train_iters: int = option(100, "optimizer steps")
+    train_samples: int | None = option(None, "samples to train on, instead of --train-iters")
+    precision: Literal["fp32", "bf16", "fp16"] = option(
+        "fp32", "of the computation; weights and their gradients are kept and added in fp32"
+    )
     seed: int = option(1234, "seed of the weights and of the order of the data")
     eval_interval: int = option(0, "steps between held-out evaluations; 0: at the end alone")
     eval_iters: int = option(10, "global batches of one held-out evaluation; 0: none")
@@ -84,6 +98,9 @@ class RunConfig:
         for name in ("micro_batch_size", "global_batch_size", "train_iters", "log_interval"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} = {getattr(self, name)} must be at least 1")
+        if self.train_samples is not None and self.train_samples < 1:
+            raise UsageError(f"train_samples = {self.train_samples} must be at least 1")
+        BatchSizes(self.global_batch_size, self.rampup_batch_size)
         for name in ("eval_interval", "eval_iters", "save_interval", "seed"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} = {getattr(self, name)} must not be negative")
@@ -94,18 +111,24 @@ class RunConfig:
         if self.resume and self.load:
             raise UsageError("--resume and --load exclude each other", "--resume continues, --load starts anew")
 
-    def microbatches(self, dp: int) -> int:
-        """Micro-batches of one replica in one step.
+    @cached_property
+    def sizes(self) -> BatchSizes:
+        """The samples of every step."""
+        return BatchSizes(self.global_batch_size, self.rampup_batch_size)
+
+    @property
+    def samples(self) -> int:
+        """Samples of the whole run."""
+        return self.sizes.at(self.train_iters).samples
+
+    def microbatches(self, dp: int) -> list[int]:
+        """Micro-batches of one replica in one step: every number that occurs.
 
         Raises:
-            UsageError: the batch does not divide.
+            UsageError: a batch does not divide.
         """
-        if self.global_batch_size % (self.micro_batch_size * dp):
-            raise UsageError(
-                f"global_batch_size = {self.global_batch_size} is not a multiple of "
-                f"micro_batch_size*dp = {self.micro_batch_size}*{dp}"
-            )
-        return self.global_batch_size // (self.micro_batch_size * dp)
+        self.sizes.check(self.micro_batch_size, dp)
+        return [size // (self.micro_batch_size * dp) for size in self.sizes.sizes]
 
 
 @dataclass(frozen=True, kw_only=True)

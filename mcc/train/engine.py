@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,14 +19,13 @@ from mcc.models.base.init import initialize
 from mcc.models.base.transformer import Stage
 from mcc.train.batch import Batch, on_positions, split
 from mcc.train.compress.codec import Codec, TensorSpec
-from mcc.train.compress.collective import Collective
 from mcc.train.compress.spec import parse_all
 from mcc.train.config import TrainConfig
 from mcc.train.objective import Objective, objectives
-from mcc.train.optim import optimizers
-from mcc.train.optim.batch_size import BatchSizes
+from mcc.train.optim.batch_size import Progress
 from mcc.train.optim.schedule import LearningRate
-from mcc.train.parallel.gradients import GradSync, clip_, sequence_parameters, sync_sequence, sync_tied
+from mcc.train.optim.update import Update
+from mcc.train.parallel.gradients import GradSync, sequence_parameters, sync_sequence, sync_tied
 from mcc.train.parallel.mesh import Mesh, build_mesh
 from mcc.train.parallel.pipeline import SCHEDULES, Pipeline
 from mcc.train.parallel.stages import Stages, cut
@@ -34,12 +34,23 @@ from mcc.train.parallel.tensor import Clock, ParallelAxes
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """What one step did. The loss is the mean over all replicas, the same on every rank; `parts` are what it sums."""
+    """What one step did.
+
+    Attributes:
+        loss: the mean over all replicas, the same on every rank. parts: what it sums.
+        grad_norm: before clipping; None where fp16 overflowed and the update was left out.
+        lr: the learning rate.
+        loss_scale: of the step, with fp16.
+    """
 
     loss: float
     parts: dict[str, float]
-    grad_norm: float
+    grad_norm: float | None
     lr: float
+    loss_scale: float | None = None
+
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Engine:
@@ -68,8 +79,7 @@ class Engine:
         self.parameters: dict[str, nn.Parameter] = {}
         for module in self.modules.values():
             self._take(module)
-        self.optimizer = optimizers.build(self.parameters, config.optim)
-        self.rate = LearningRate(config.optim, BatchSizes(config.run.global_batch_size), config.run.train_iters)
+        self.rate = LearningRate(config.optim, config.run.sizes, config.run.train_iters)
         samples, tokens = config.run.micro_batch_size * rows, config.model.seq_length // mesh.cp
         hidden = tokens // mesh.tp if self.axes.sequence else tokens
         self.pipeline = Pipeline(
@@ -81,11 +91,12 @@ class Engine:
             self.clock,
             self._run,
             (samples, tokens),
-            TensorSpec((samples, hidden, config.model.hidden_size), torch.float32),
+            TensorSpec((samples, hidden, config.model.hidden_size), self.dtype),
         )
-        self.sync = GradSync(self.parameters, mesh, compress, self.clock)
-        self.tied = mesh.embedding_sum() if mesh.embedding is not None else None
-        self.norm_group = Collective(mesh.model, mesh.tp * mesh.pp, 0, mesh.wire, "norm")
+        self.update = Update(self.parameters, self.family, mesh, config, self.pipeline.first)
+        tied = self.family.tied(config.model)
+        self.sync = GradSync(self.parameters, mesh, compress, self.clock, tied, self.update.zero)
+        self.tied = mesh.embedding_sum() if tied and mesh.embedding is not None else None
         self.sharded_tokens = sequence_parameters(self.parameters, self.family) if self.axes.sequence else []
         self._work = Work([], torch.zeros(1), None)
 
@@ -99,16 +110,27 @@ class Engine:
             else:
                 self.parameters[name] = parameter
         module.recompute = self.config.parallel.recompute_granularity
+        module.compute_dtype = self.dtype
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the hidden states, and of what stages send each other."""
+        return DTYPES[self.config.run.precision]
 
     @property
     def iteration(self) -> int:
-        """Optimizer steps taken."""
+        """Steps taken."""
         return self.clock.step
 
-    @iteration.setter
-    def iteration(self, step: int) -> None:
-        self.clock.step = step
-        optimizers.set_updates(self.optimizer, self.parameters, self.config.optim, step)
+    @property
+    def progress(self) -> Progress:
+        """The samples consumed, and those of the next step."""
+        return self.config.run.sizes.at(self.clock.step)
+
+    def restore(self, iteration: int, state: Mapping[str, Any] | None) -> None:
+        """Continue after `iteration` steps; `state` is the optimizer's, see `Update.restore`."""
+        self.clock.step = iteration
+        self.update.restore(state, iteration)
 
     def step(self, batch: Batch) -> StepResult:
         """One optimizer step on this replica's samples.
@@ -116,26 +138,24 @@ class Engine:
         Raises:
             MccError: the loss is not finite.
         """
-        rate = self.rate(self.clock.step)
-        optimizers.set_learning_rate(self.optimizer, rate)
-        self.optimizer.zero_grad()
+        rate, scale = self.rate(self.clock.step), self.update.scale
+        self.update.zero_grad()
         tokens = self._begin(batch, self.clock.step)
         self.pipeline.step(tokens, len(self._work.microbatches))
         parts = self._mean(self._work.loss)
         loss = sum(parts)
         if not math.isfinite(loss):
             raise MccError(f"loss is {loss} at step {self.clock.step + 1}", "lower --lr, or compress less")
-        sync_sequence(self.parameters, self.sharded_tokens, self.axes.tokens)
-        self.sync()
-        if self.tied is not None:
-            sync_tied(self.parameters, self.tied, self.mesh.dp * self.mesh.cp)
-        norm = clip_(
-            self.parameters, self.family, self.mesh, self.norm_group, self.config.optim.clip_grad, self.pipeline.first
-        )
-        self.optimizer.step()
+        norm = self.update(rate, self._synchronize)
         self.clock.step += 1
         names = self.objective.parts(self.config.model)
-        return StepResult(loss=loss, parts=dict(zip(names, parts, strict=True)), grad_norm=norm, lr=rate)
+        return StepResult(
+            loss=loss,
+            parts=dict(zip(names, parts, strict=True)),
+            grad_norm=norm,
+            lr=rate,
+            loss_scale=scale if self.config.run.precision == "fp16" else None,
+        )
 
     def evaluate(self, batches: list[Batch]) -> float:
         """The mean loss over batches, nothing compressed and nothing counted."""
@@ -162,6 +182,13 @@ class Engine:
         ):
             found.update({f"{site}/{key}": codec for key, codec in streams.items()})
         return found
+
+    def _synchronize(self) -> None:
+        """Make the gradients the same wherever a parameter is the same: their means over the replicas."""
+        sync_sequence(self.parameters, self.sharded_tokens, self.axes.tokens)
+        self.sync()
+        if self.tied is not None:
+            sync_tied(self.parameters, self.tied, self.mesh.dp * self.mesh.cp)
 
     def _begin(self, batch: Batch, step: int | None) -> Tensor:
         """Cut a replica's batch into micro-batches and weigh it against all replicas'; this rank's tokens [N, T/C].
@@ -194,7 +221,7 @@ class Engine:
         scale = (self.mesh.dp * self.mesh.cp / work.weight.clamp_min(1e-30)).float()
         parts = self.objective.loss(out, batch, self.axes, self.config.model) * scale
         work.loss = work.loss + parts.detach()
-        return parts.sum()
+        return parts.sum() * self.update.scale
 
     def _mean(self, parts: Tensor) -> list[float]:
         """The mean over the replicas of the last stage's losses, on every rank; control traffic, not counted."""

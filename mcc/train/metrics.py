@@ -14,7 +14,17 @@ from mcc.core.files import write_text
 
 NAME = "metrics.jsonl"
 # The order of the bytes in the summed vector: the same on every rank.
-SITES = ("pp.forward", "pp.backward", "tp.forward", "tp.backward", "tp.vocab", "dp.grad", "embedding", "norm")
+SITES = (
+    "pp.forward",
+    "pp.backward",
+    "tp.forward",
+    "tp.backward",
+    "tp.vocab",
+    "dp.grad",
+    "dp.param",
+    "embedding",
+    "norm",
+)
 
 
 def total_bytes(sent: dict[str, int]) -> dict[str, int]:

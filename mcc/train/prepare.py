@@ -14,11 +14,14 @@ from mcc.data.tokenizer import load_tokenizer
 from mcc.data.training.blends import Blend
 from mcc.models.base.config import ModelConfig
 from mcc.models.base.family import families
+from mcc.train.compress.codec import Codec
 from mcc.train.compress.spec import parse_all
 from mcc.train.config import TrainConfig
 from mcc.train.data import held_out_batches, training_batches
 from mcc.train.engine import stages_of
+from mcc.train.optim.schedule import LearningRate
 from mcc.train.parallel.pipeline import check_schedule
+from mcc.train.parallel.tokens import require_cp
 
 
 def prepare(config: TrainConfig, world_size: int) -> tuple[TrainConfig, str | None]:
@@ -33,6 +36,11 @@ def prepare(config: TrainConfig, world_size: int) -> tuple[TrainConfig, str | No
     config, tokenizer = _model(config)
     dp = config.parallel.replicas(world_size)
     config = dataclasses.replace(config, parallel=dataclasses.replace(config.parallel, dp=dp))
+    if config.run.train_samples is not None:
+        steps = config.run.sizes.steps(config.run.train_samples)
+        config = dataclasses.replace(config, run=dataclasses.replace(config.run, train_iters=steps))
+    LearningRate(config.optim, config.run.sizes, config.run.train_iters)
+    check_precision(config)
     _check_layout(config, dp)
     training_batches(config, 0, dp)
     held_out_batches(config, 0, dp)
@@ -65,8 +73,11 @@ def _model(config: TrainConfig) -> tuple[TrainConfig, str | None]:
 def _check_layout(config: TrainConfig, dp: int) -> None:
     parallel = config.parallel
     check_layout(config.model, parallel.tp, parallel.pp)
-    microbatches = config.run.microbatches(dp)
-    check_schedule(parallel.schedule, parallel.vpp, microbatches, parallel.pp)
+    causal = families.get(config.model.family)().blueprint.causal
+    shares = parallel.tp if parallel.sequence_parallel else 1
+    require_cp(config.model.seq_length, parallel.cp, causal, shares)
+    for microbatches in config.run.microbatches(dp):
+        check_schedule(parallel.schedule, parallel.vpp, microbatches, parallel.pp)
     stages_of(config)
 
 
@@ -83,3 +94,20 @@ def _check_folders(config: TrainConfig) -> None:
         raise UsageError(f"--save {folder} is a file", "give a folder")
     if not config.run.resume and native.latest(folder) is not None:
         raise UsageError(f"{folder} already holds a run", "--resume continues it; or choose another --save")
+
+
+def check_precision(config: TrainConfig) -> None:
+    """Refuse codecs that remember gradients where gradients may overflow: fp16's loss scale is found by overflowing.
+
+    Raises:
+        UsageError: one of them would.
+    """
+    if config.run.precision != "fp16":
+        return
+    for site, spec in parse_all(config.compress).items():
+        remembers = spec.feedback or spec.codec.state_dict is not Codec.state_dict
+        if site.endswith(".backward") and remembers:  # dp.grad is reached only by gradients that are finite
+            raise UsageError(
+                f"--compress {site}={spec.name} would remember an overflow of --precision fp16 for good",
+                "--precision bf16, or a codec without memory, such as quantize without feedback",
+            )

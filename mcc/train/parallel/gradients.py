@@ -5,7 +5,8 @@ It runs once a step on a fixed, name-keyed order of parameters, so it works unde
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,9 @@ from mcc.train.compress.spec import CodecSpec
 from mcc.train.parallel.mesh import Mesh
 from mcc.train.parallel.tensor import Clock
 
+if TYPE_CHECKING:
+    from mcc.train.parallel.zero import Zero
+
 # The tied embedding is summed over its two copies and all replicas at once (Optimus-CC, arXiv 2301.09830, section 5).
 TIED = "embedding.tokens.weight"
 _WIDTH = 1024  # a flat bucket is coded as rows of this many values
@@ -27,18 +31,33 @@ class GradSync:
 
     With a matrix codec (PowerSGD) each matrix that it makes smaller is coded by itself; all else goes in one flat
     dense bucket. With any other codec the flat bucket is coded whole.
+
+    Args:
+        parameters: this rank's, by name.
+        mesh: this rank's place.
+        compress: the codec of each site; that of `dp.grad` is used here.
+        clock: the engine's.
+        tied: whether the model ties its output layer to the embedding.
+        zero: which rows the replicas own, or None. Uncompressed gradients then go to the owners alone.
     """
 
     def __init__(
-        self, parameters: Mapping[str, nn.Parameter], mesh: Mesh, compress: Mapping[str, CodecSpec], clock: Clock
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        mesh: Mesh,
+        compress: Mapping[str, CodecSpec],
+        clock: Clock,
+        tied: bool = True,
+        zero: Zero | None = None,
     ) -> None:
+        self.zero = zero
         self.group, self.clock = mesh.replicas_sum("dp.grad"), clock
         self.spec = compress.get("dp.grad")
         self.coded: dict[str, nn.Parameter] = {}
         self.streams: dict[str, Codec] = {}
         self.bucket: CompressedSum | None = None
         spec = self.spec
-        self.flat = {name: parameters[name] for name in sorted(parameters) if name != TIED}
+        self.flat = {name: parameters[name] for name in sorted(parameters) if not tied or name != TIED}
         if spec is None or self.group.size == 1:
             return
         if not spec.codec.matrixwise:
@@ -59,17 +78,20 @@ class GradSync:
         if self.group.size == 1:
             return
         context, active = self.clock.context(), self.clock.active(self.spec)
+        if self.zero is not None and not active:
+            self.zero.reduce([*self.flat, *self.coded])
+            return
         dense = list(self.flat.values())
         if self.coded and not active:
             dense += self.coded.values()
         elif self.coded:
             codecs = list(self.streams.values())
-            grads = [_grad(p) for p in self.coded.values()]
+            grads = [gradient(p) for p in self.coded.values()]
             sums = type(codecs[0]).all_reduce(codecs, grads, self.group, context)
             assert sums is not None
             for grad, total in zip(grads, sums, strict=True):
                 torch.div(total, self.group.size, out=grad)
-        grads = [_grad(p) for p in dense]
+        grads = [gradient(p) for p in dense]
         if self.bucket is None or not active:
             sums = self.group.sum_flat(grads)
         else:
@@ -87,10 +109,26 @@ class GradSync:
         return {**self.streams, **bucket}
 
 
+def sequence_parameters(names: Iterable[str], family: Family) -> list[str]:
+    """The parameters that see only this rank's tokens under sequence parallelism, though every rank holds them whole:
+    those of norms, biases after a reduce-scatter, and such."""
+    rows = [(name, family.row(name)) for name in sorted(names)]
+    return [name for name, row in rows if row.tp_dim is None and row.tokens == "own"]
+
+
+def sync_sequence(parameters: Mapping[str, nn.Parameter], names: Sequence[str], group: Collective) -> None:
+    """Replace the gradients of `names` (see `sequence_parameters`) by their sums over the tensor-parallel ranks."""
+    if group.size == 1 or not names:
+        return
+    grads = [gradient(parameters[name]) for name in names]
+    for grad, total in zip(grads, group.sum_flat(grads), strict=True):
+        grad.copy_(total)
+
+
 def sync_tied(parameters: Mapping[str, nn.Parameter], group: Collective, replicas: int) -> None:
     """The tied embedding's gradient: the sum of both copies', averaged over the replicas, the same bits everywhere."""
     if TIED in parameters:
-        grad = _grad(parameters[TIED])
+        grad = gradient(parameters[TIED])
         group.sum_(grad).div_(replicas)
 
 
@@ -113,15 +151,16 @@ def clip_(
         counted = mesh.tp_rank == 0 or family.row(name).tp_dim is not None
         copy = name == TIED and not first
         if counted and not copy:
-            total += _grad(parameters[name]).double().square().sum()
+            total += gradient(parameters[name]).double().square().sum()
     norm = float(group.sum_(total).sqrt())
     if limit and norm > limit:
         for parameter in parameters.values():
-            _grad(parameter).mul_(limit / (norm + 1e-6))
+            gradient(parameter).mul_(limit / (norm + 1e-6))
     return norm
 
 
-def _grad(parameter: nn.Parameter) -> Tensor:
+def gradient(parameter: nn.Parameter) -> Tensor:
+    """A parameter's gradient, zeros where it got none."""
     if parameter.grad is None:
         parameter.grad = torch.zeros_like(parameter)
     return parameter.grad

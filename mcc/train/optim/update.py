@@ -1,0 +1,136 @@
+"""From the gradients that this rank accumulated to the next parameters: one call a step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from mcc.core.errors import MccError, UsageError
+from mcc.models.base.family import Family
+from mcc.train.compress.collective import Collective
+from mcc.train.config import TrainConfig
+from mcc.train.optim import optimizers
+from mcc.train.optim.scaler import LossScale
+from mcc.train.parallel.gradients import clip_
+from mcc.train.parallel.mesh import Mesh
+from mcc.train.parallel.zero import Zero
+
+
+class Update:
+    """The optimizer of one rank, with what surrounds it: unscaling, clipping by the true global norm, and ZeRO.
+
+    Args:
+        parameters: this rank's, by name; with ZeRO it updates some rows of each.
+        family: tells which parameters are sharded.
+        mesh: this rank's place.
+        config: the run's.
+        first: whether this rank has the first stage, whose copy of a tied embedding counts in the norm.
+
+    Attributes:
+        zero: which rows are whose, or None: this rank updates all that it holds.
+        updated: what the optimizer works on, by name.
+        scaler: of fp16, else None.
+        count: updates made; steps without the skipped ones.
+    """
+
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], family: Family, mesh: Mesh, config: TrainConfig, first: bool
+    ) -> None:
+        self.parameters, self.family, self.mesh, self.config, self.first = parameters, family, mesh, config.optim, first
+        self.zero: Zero | None = None
+        self.updated: Mapping[str, nn.Parameter] = parameters
+        replicas = mesh.replicas_sum("dp.grad")
+        # Replicas agree on the gradients, unless each has rows of its own.
+        group, size = mesh.model, mesh.tp * mesh.pp
+        if config.parallel.zero and replicas.size > 1:
+            self.zero = Zero(parameters, replicas, mesh.replicas_sum("dp.param"))
+            self.updated = self.zero.owned
+            group, size = dist.group.WORLD, dist.get_world_size()
+        self.norm_group = Collective(group, size, 0, mesh.wire, "norm")
+        self.world = Collective(dist.group.WORLD, dist.get_world_size(), 0, mesh.wire, "norm")
+        self.optimizer = optimizers.build(self.updated, self.config)
+        self.scaler = LossScale.start(self.config) if config.run.precision == "fp16" else None
+        self.count = 0
+
+    @property
+    def scale(self) -> float:
+        """What the loss is multiplied by before the backward pass."""
+        return self.scaler.scale if self.scaler else 1.0
+
+    def zero_grad(self) -> None:
+        """Forget the last step's gradients."""
+        for parameter in (*self.parameters.values(), *self.updated.values()):
+            parameter.grad = None
+
+    @torch.no_grad()
+    def __call__(self, rate: float, synchronize: Callable[[], None]) -> float | None:
+        """Update the parameters; the gradients' global norm before clipping, or None where the step was skipped.
+
+        Args:
+            rate: the learning rate.
+            synchronize: makes this rank's gradients, or with ZeRO those of its rows, the mean over the replicas.
+
+        Raises:
+            MccError: gradients are not finite, and no loss scale is to blame or can be lowered.
+        """
+        if self.scaler is not None and self._overflowed(self.scaler):
+            self.scaler.update(overflow=True)
+            return None
+        synchronize()
+        if self.zero is not None:
+            self.zero.take()
+        norm = clip_(self.updated, self.family, self.mesh, self.norm_group, self.config.clip_grad, self.first)
+        if not math.isfinite(norm):
+            raise MccError(f"the gradients' norm is {norm} after {self.count} updates", "lower --lr, or compress less")
+        optimizers.set_learning_rate(self.optimizer, rate)
+        self.optimizer.step()
+        if self.zero is not None:
+            self.zero.gather()
+        if self.scaler is not None:
+            self.scaler.update(overflow=False)
+        self.count += 1
+        return norm
+
+    def moments(self) -> dict[str, dict[str, Tensor]]:
+        """What the optimizer remembers, by slot and name: of whole parameters, or with ZeRO of owned rows."""
+        return optimizers.moments(self.optimizer, self.updated, self.config)
+
+    def rows(self, name: str) -> tuple[int, int] | None:
+        """(first, of how many) rows of a parameter that `moments` is of; None: of all."""
+        return None if self.zero is None else (self.zero.rows(name)[0], self.parameters[name].shape[0])
+
+    def state(self) -> dict[str, Any]:
+        """Plain values for a checkpoint."""
+        scaler = self.scaler.state() if self.scaler else None
+        return {"name": self.config.optimizer, "updates": self.count, "loss_scale": scaler}
+
+    def restore(self, state: Mapping[str, Any] | None, iteration: int) -> None:
+        """Continue after `iteration` steps; `state` as `state` gave it, or None where nothing else is known.
+
+        Raises:
+            UsageError: the checkpoint is of another optimizer.
+        """
+        state = state or {}
+        if state.get("name", self.config.optimizer) != self.config.optimizer:
+            raise UsageError(
+                f"the checkpoint has the state of --optimizer {state['name']}, but the run has {self.config.optimizer}",
+                "--load begins anew with its weights alone",
+            )
+        self.count = int(state.get("updates", iteration))
+        optimizers.set_updates(self.optimizer, self.updated, self.config, self.count)
+        if self.scaler is not None and state.get("loss_scale"):
+            self.scaler.restore(state["loss_scale"])
+
+    def _overflowed(self, scaler: LossScale) -> bool:
+        """Divide the gradients by the loss scale; whether any of any rank is not finite."""
+        found = torch.zeros(1, device=next(iter(self.parameters.values())).device)
+        for parameter in self.parameters.values():
+            if parameter.grad is not None:
+                parameter.grad.mul_(1 / scaler.scale)
+                found += (~parameter.grad.isfinite().all()).to(found)
+        return bool(self.world.max_(found) > 0)
