@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from mcc.core.config import build, option, read_toml
-from mcc.core.errors import UsageError, nearest, unknown
+from mcc.core.errors import MccError, UsageError, nearest, unknown
 from mcc.data.base.streams import expand
 from mcc.data.pipelines.stage import STAGES, Call
 
@@ -159,6 +159,7 @@ class _Planner:
 
     def __init__(self, path: Path, folder: Path, variables: Mapping[str, str], read: Mapping[str, Any]) -> None:
         self._path, self._folder, self._read = path, folder, read
+        self._variables = variables
         self._places: dict[str, str] = dict(variables)
         self._owners: dict[str, str] = {}
         self._documents: str | None = None  # output of the last step that leaves documents
@@ -228,7 +229,12 @@ class _Planner:
             elif Path(item).is_dir():
                 found += [str(path) for path in sorted(Path(item).iterdir()) if path.is_file()]
             else:
-                found += [str(path) for path in expand([item])]
+                try:
+                    found += [str(path) for path in expand([item])]
+                except MccError as error:
+                    held = next((name for name, value in self._variables.items() if value and value in item), None)
+                    hint = error.hint if held is None else f"{error.hint}, or give another: --set {held}=FILE"
+                    raise type(error)(f"{where}: {error.what}", hint) from None
         if not found:
             raise UsageError(f"{where}: no files in {', '.join(inputs)}", "give a folder that holds some")
         return tuple(found)

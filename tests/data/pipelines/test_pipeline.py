@@ -249,6 +249,13 @@ def test_mistakes_have_one_line(corpus: Path, tmp_path: Path, body: str, message
     assert not (tmp_path / "out").exists()
 
 
+def test_a_missing_file_of_a_variable_says_which(tmp_path: Path) -> None:
+    file = declare(tmp_path, '[vars]\nlang = "en"\ndump = "no.xml"\n[[step]]\nstep = "wiki"\ninput = "{dump}"\n')
+    with pytest.raises(MccError, match=r"pipe\.toml: step 1 \(wiki\): no such input file: no\.xml") as caught:
+        load(file, tmp_path / "out")
+    assert caught.value.hint == "check the path, or give another: --set dump=FILE"
+
+
 def test_unknown_variable_is_refused(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="unknown variable 'dumb'"):
         load(two_steps(corpus, tmp_path), None, {"dumb": "x"})
