@@ -88,7 +88,7 @@ def whole(
     config: Any,
     run: Callable[[Sequence[str | Path], Path, Any, Reporter], StepReport],
 ) -> Job[StepReport]:
-    """A step that one process does from start to end (training a tokenizer) as a job of one phase.
+    """A step that one process does from start to end (a cloze task) as a job of one phase.
 
     Args:
         run: `run(inputs, output, config, reporter)`; a module's function, so that it can be named to other machines.
