@@ -73,9 +73,9 @@ class IndexedDataset:
         self.dtype = layout.dtype
         self.sizes, self.pointers, self.doc_idx = layout.sizes, layout.pointers, layout.doc_idx
         stored = self._bin_path.stat().st_size // self.dtype.itemsize
-        # An empty file cannot be mapped.
+        # An empty file cannot be mapped. A plain view of the map is cut several times as fast as the map itself.
         self._tokens: Tokens = (
-            np.memmap(self._bin_path, dtype=self.dtype, mode="r", shape=(stored,))
+            np.memmap(self._bin_path, dtype=self.dtype, mode="r", shape=(stored,)).view(np.ndarray)
             if stored
             else np.empty(0, self.dtype)
         )

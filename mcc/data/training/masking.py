@@ -80,7 +80,7 @@ class Masker:
             target_length: tokens that the sample was to have; no more than mask_prob of them are predicted.
             generator: at this sample's seed.
         """
-        limit = min(self.config.mask_prob * target_length, max(1, round(len(tokens) * self.config.mask_prob)))
+        limit = int(min(self.config.mask_prob * target_length, max(1, round(len(tokens) * self.config.mask_prob))))
         words, bounds = self._words(tokens)
         count = len(bounds) - 1
         order = np.arange(count)
