@@ -1,0 +1,173 @@
+"""Every family through every format, bit for bit, and as transformers' own folders."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mcc.ckpt.convert import convert, split
+from mcc.ckpt.format import WriteOptions, formats, open_checkpoint
+from mcc.ckpt.summary import inspect
+from mcc.ckpt.verify import verify
+from mcc.core.errors import MccError, UsageError
+from mcc.models.base.config import ModelConfig
+from mcc.models.base.family import families
+from tests.ckpt.models import SMALL, InMemory, assert_same_tensors
+
+
+def of(family: str, **values: Any) -> ModelConfig:
+    return dataclasses.replace(SMALL, family=family, **values)
+
+
+MODELS = {
+    "gpt2, untied": of("gpt2", untie_embeddings_and_output_weights=True),
+    "llama": of("llama", ffn_hidden_size=48),
+    "llama, groups, untied": of("llama", num_query_groups=2, untie_embeddings_and_output_weights=True, kv_channels=6),
+    **{
+        f"{family}, {head}": of(family, head=head, **({"num_labels": 3} if head == "classification" else {}))
+        for family in ("bert", "megatron-bert")
+        for head in families.get(family).blueprint.heads
+    },
+}
+MEGATRON = [name for name in MODELS if not name.startswith("bert")]
+
+
+def write(source: InMemory, folder: Path, to: str, **options: Any) -> Path:
+    formats.get(to)().write(source, folder, WriteOptions(**options))
+    return folder
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("to", ["hf", "mcc", "mcc-safetensors"])
+def test_round_trip(tmp_path: Path, name: str, to: str) -> None:
+    source = InMemory(MODELS[name])
+    back = open_checkpoint(write(source, tmp_path / "x", to))
+    assert_same_tensors(back, source)
+    # Of the padding a Hugging Face folder says nothing.
+    assert dataclasses.replace(back.meta.config, make_vocab_size_divisible_by=8) == MODELS[name]
+
+
+@pytest.mark.parametrize("name", MEGATRON)
+@pytest.mark.parametrize(("tp", "pp"), [(1, 1), (2, 1), (2, 2), (1, 4)])
+def test_megatron_round_trip(tmp_path: Path, name: str, tp: int, pp: int) -> None:
+    source = InMemory(MODELS[name])
+    back = open_checkpoint(write(source, tmp_path / "m", "megatron", tp=tp, pp=pp))
+    assert back.meta.config == MODELS[name]
+    assert_same_tensors(back, source)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_transformers_computes_the_same(tmp_path: Path, name: str) -> None:
+    """Our folder, read by both; then transformers' own, which comes back with the same bytes."""
+    import transformers
+
+    config = MODELS[name]
+    write(InMemory(config), tmp_path / "ours", "hf")
+    report = verify(tmp_path / "ours")
+    assert report.passed, report.max_abs_diff
+    assert (report.losses is None) == (config.head not in ("lm", "pretraining"))
+    theirs = getattr(transformers, families.get(config.family).hf_classes[config.head])
+    theirs.from_pretrained(tmp_path / "ours").save_pretrained(tmp_path / "theirs")
+    assert_same_tensors(open_checkpoint(tmp_path / "theirs"), InMemory(config))
+    convert(tmp_path / "theirs", tmp_path / "mcc", "mcc", WriteOptions(tp=2, pp=2))
+    convert(tmp_path / "mcc", tmp_path / "again", "hf")
+    a, b = (theirs.from_pretrained(tmp_path / which).state_dict() for which in ("theirs", "again"))
+    assert a.keys() == b.keys()
+    assert all(torch.equal(tensor, b[key]) for key, tensor in a.items())
+
+
+def test_norms_in_tensorflows_spelling(tmp_path: Path) -> None:
+    """The first BERT's files: gamma and beta, and no prefix before the body."""
+    from safetensors.torch import load_file, save_file
+
+    source = InMemory(MODELS["bert, pooler"])
+    write(source, tmp_path, "hf")
+    old = {}
+    for name, tensor in load_file(tmp_path / "model.safetensors").items():
+        if "LayerNorm" in name:
+            name = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+        old[name.removeprefix("bert.")] = tensor
+    save_file(old, tmp_path / "model.safetensors")
+    assert_same_tensors(open_checkpoint(tmp_path), source)
+
+
+def test_tensors_that_are_several_there_are_checked_one_by_one(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    write(InMemory(MODELS["llama, groups, untied"]), tmp_path, "hf")
+    tensors = load_file(tmp_path / "model.safetensors")
+    key = "model.layers.2.self_attn.k_proj.weight"
+    save_file(tensors | {key: tensors[key][:6].clone()}, tmp_path / "model.safetensors")
+    with pytest.raises(MccError, match=r"k_proj\.weight has shape \[6, 32\], not \[12, 32\]"):
+        open_checkpoint(tmp_path)
+    save_file({k: v for k, v in tensors.items() if k != key}, tmp_path / "model.safetensors")
+    with pytest.raises(MccError, match=r"has no tensor model\.layers\.2\.self_attn\.k_proj\.weight"):
+        open_checkpoint(tmp_path)
+
+
+def test_rope_of_both_versions_of_transformers(tmp_path: Path) -> None:
+    config = of("llama", rotary_base=5e5, rope_scaling_factor=32.0, rope_original_positions=64)
+    write(InMemory(config), tmp_path, "hf")
+    file = tmp_path / "config.json"
+    values = json.loads(file.read_text())
+    assert values["rope_theta"] == 5e5
+    new = {key: value for key, value in values.items() if key not in ("rope_theta", "rope_scaling")}
+    new["rope_parameters"] = {**values["rope_scaling"], "rope_theta": 5e5}
+    file.write_text(json.dumps(new))
+    read = open_checkpoint(tmp_path).meta.config
+    assert (read.rotary_base, read.rope_scaling_factor, read.rope_original_positions) == (5e5, 32.0, 64)
+
+
+def test_what_megatron_does_not_have_is_refused(tmp_path: Path) -> None:
+    for source, options, message in [
+        (InMemory(MODELS["bert, lm"]), {}, "Megatron-LM has no model like family bert"),
+        (InMemory(MODELS["llama, groups, untied"]), {"megatron_version": 1}, "has no shared key/value heads"),
+        (InMemory(of("llama", rope_scaling_factor=8.0, rope_low_freq_factor=2.0)), {}, "rotary scaling with"),
+        (InMemory(MODELS["llama, groups, untied"]), {"tp": 4}, "but not num_query_groups = 2"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            write(source, tmp_path / "m", "megatron", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_megatrons_other_spelling_of_norms(tmp_path: Path) -> None:
+    """GPT files since RMSNorm came say input_norm where older ones say input_layernorm."""
+    source = InMemory()
+    write(source, tmp_path, "megatron")
+    file = tmp_path / "release/mp_rank_00/model_optim_rng.pt"
+    values = torch.load(file, weights_only=False)
+    encoder = values["model"]["language_model"]["encoder"]
+    for key in list(encoder):
+        encoder[key.replace("layernorm", "norm")] = encoder.pop(key)
+    torch.save(values, file)
+    assert_same_tensors(open_checkpoint(tmp_path), source)
+
+
+def test_megatrons_halves_are_each_ranks_own(tmp_path: Path) -> None:
+    """A rank's dense_h_to_4h is its own rows of the gate above its own rows of the up projection."""
+    source = InMemory(MODELS["llama"])
+    write(source, tmp_path, "megatron", tp=2)
+    values = torch.load(tmp_path / "release/mp_rank_01/model_optim_rng.pt", weights_only=False)
+    fused = values["model"]["language_model"]["encoder"]["layers.1.mlp.dense_h_to_4h.weight"]
+    gate, up = (source.values[f"layers.1.mlp.{name}.weight"][24:] for name in ("gate", "up"))
+    assert torch.equal(fused, torch.cat([gate, up]))
+    args = values["args"]
+    assert (args.swiglu, args.normalization, args.position_embedding_type) == (True, "RMSNorm", "rope")
+
+
+def test_tied_embedding_of_the_last_stage(tmp_path: Path) -> None:
+    for name, tied in (("llama", True), ("llama, groups, untied", False), ("megatron-bert, classification", False)):
+        split_folder = tmp_path / name.replace(", ", "-")
+        write(InMemory(MODELS[name]), tmp_path / "merged", "mcc-safetensors")
+        split(tmp_path / "merged", split_folder, tp=1, pp=2)
+        values = torch.load(split_folder / "release/mp_rank_00_001/model_optim_rng.pt", weights_only=False)
+        assert ("word_embeddings_for_head" in values["model"]) == tied
+        assert inspect(split_folder).tied == tied
+        for file in (tmp_path / "merged").iterdir():
+            file.unlink()
+        (tmp_path / "merged").rmdir()
