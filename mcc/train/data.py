@@ -6,12 +6,10 @@ Which samples a step takes depends on the samples consumed before it alone, neve
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
 from tokenizers import Tokenizer
-from torch import Tensor
 
 from mcc.core.errors import MccError, UsageError
 from mcc.core.events import SILENT, Reporter
@@ -78,7 +76,7 @@ def open_data(config: TrainConfig, tokenizer: str | None = None, reporter: Repor
     if config.model.head not in ("lm", "pretraining"):
         raise UsageError(f"head {config.model.head} is trained on labelled texts", "--task NAME --task-data FOLDER")
     run = config.run
-    train = _token_source(config, tokenizer, run.train_iters * run.global_batch_size, "train", reporter)
+    train = _token_source(config, tokenizer, run.samples, "train", reporter)
     assert train is not None
     evaluations: tuple[Evaluation, ...] = ()
     if run.eval_iters:
@@ -134,7 +132,7 @@ def _task_data(config: TrainConfig, tokenizer: str, objective: Objective, report
         found = Examples(paths, task, allowed, reporter)
         source = ScoredExamples(found, encoder)
         evaluations.append(Evaluation(name, source, len(found), partial(score, task.metrics)))
-    train = TrainingExamples(examples, encoder, run.train_iters * run.global_batch_size, run.seed)
+    train = TrainingExamples(examples, encoder, run.samples, run.seed)
     epoch = len(examples) if finetune.epochs else None
     return RunData(objective=objective, train=train, evaluations=tuple(evaluations), epoch_samples=epoch)
 
@@ -143,42 +141,3 @@ def _required(tokenizer: str | None, what: str) -> str:
     if tokenizer is None:
         raise UsageError(f"{what} needs the tokenizer", "--tokenizer FILE")
     return tokenizer
-
-
-class Batches:
-    """The batches of a run of full batches, a step each, as (tokens, targets)."""
-
-    def __init__(self, source: Source, steps: int, global_batch: int, replica: int, replicas: int) -> None:
-        self.source, self.steps, self.global_batch = source, steps, global_batch
-        self.replica, self.replicas = replica, replicas
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
-        batch = self.source.batch(step * self.global_batch, self.global_batch, self.replica, self.replicas)
-        return batch["tokens"], batch["targets"]
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return (self[step] for step in range(len(self)))
-
-
-def training_batches(config: TrainConfig, replica: int, replicas: int) -> Batches:
-    """The batches of every training step of the run.
-
-    Raises:
-        MccError: the data is missing, foreign or empty.
-    """
-    run = config.run
-    source = _token_source(config, None, run.train_iters * run.global_batch_size, "train", SILENT)
-    assert source is not None
-    return Batches(source, run.train_iters, run.global_batch_size, replica, replicas)
-
-
-def held_out_batches(config: TrainConfig, replica: int, replicas: int) -> Batches | None:
-    """The batches of one held-out evaluation, or None when the run has none."""
-    run = config.run
-    if not run.eval_iters:
-        return None
-    source = _token_source(config, None, run.eval_iters * run.global_batch_size, "valid", SILENT)
-    return None if source is None else Batches(source, run.eval_iters, run.global_batch_size, replica, replicas)

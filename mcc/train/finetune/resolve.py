@@ -36,6 +36,6 @@ def resolve(config: TrainConfig, reporter: Reporter = SILENT) -> TrainConfig:
     if task.head == "classification":
         model = dataclasses.replace(model, num_labels=len(task.labels) or 1)
     if finetune.epochs:
-        steps = math.ceil(finetune.epochs * examples / run.global_batch_size)
+        steps = run.sizes.steps(math.ceil(finetune.epochs * examples))
         run = dataclasses.replace(run, train_iters=max(1, steps))
     return dataclasses.replace(config, model=model, run=run)
