@@ -37,6 +37,7 @@ def tokenizer(
         int | None,
         typer.Option(help="Distinct words in memory; of more, rare ones are sampled \\[default: 200000]."),
     ] = None,
+    workers: steps.Workers = None,
     text_key: steps.TextKey = None,
     on_error: steps.OnError = None,
     max_errors: steps.MaxErrors = None,
@@ -58,6 +59,7 @@ def tokenizer(
         min_frequency=min_frequency,
         lowercase=lowercase or None,
         max_words=max_words,
+        workers=workers,
     )
     values["read"] = steps.read((text_key,) if text_key else None, on_error, max_errors)
     report = train_tokenizer(inputs, output, build(TokenizerConfig, values), console.reporter())

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import orjson
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from mcc.core.config import option
 from mcc.core.errors import UsageError
 from mcc.core.events import SILENT, Reporter
-from mcc.data.base.blocks import RecordSource
-from mcc.data.base.job import Job, Single, run, step_report
+from mcc.data.base.blocks import Block, RecordSource
+from mcc.data.base.job import Apply, Job, Map, Single, run, step_report
 from mcc.data.base.part import Part
 from mcc.data.base.publish import Output
 from mcc.data.base.records import ReadConfig
@@ -37,6 +40,7 @@ _LONG = re.compile(r"\s*\S{1,64}|\s{1,64}")
 _WORD_CHARS = 64
 # A word is handed to the trainer as often as it occurs, in strings of so many characters.
 _FEED_CHARS = 1 << 16
+_COUNT, _TRAIN = "words", "train"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +56,7 @@ class TokenizerConfig:
     min_frequency: int = option(2, "a pair must occur this often to be merged")
     lowercase: bool = option(False, "lower-case all text and take accents off (wordpiece)")
     max_words: int = option(200_000, "distinct words in memory; with more, rare ones are sampled")
+    workers: int = option(1, "processes that count words, and threads that count pairs")
     read: ReadConfig = field(default_factory=ReadConfig)
 
     def __post_init__(self) -> None:
@@ -64,6 +69,8 @@ class TokenizerConfig:
             raise UsageError(f"min_frequency = {self.min_frequency} must be at least 1")
         if self.max_words < 1000:
             raise UsageError(f"max_words = {self.max_words} must be at least 1000")
+        if self.workers < 1:
+            raise UsageError(f"workers = {self.workers} must be at least 1")
         if self.lowercase and self.model == "bpe":
             raise UsageError(
                 "lowercase goes with model wordpiece", "leave it out: byte-level BPE keeps texts as they are"
@@ -88,17 +95,22 @@ def train_tokenizer(
     Raises:
         MccError: there are no documents.
     """
-    return run(tokenizer_job(inputs, output, config), reporter=reporter)
+    config = config or TokenizerConfig()
+    return run(tokenizer_job(inputs, output, config), config.workers, reporter)
 
 
 def tokenizer_job(
     inputs: Sequence[str | Path], output: Path, config: TokenizerConfig | None = None
 ) -> Job[TokenizerReport]:
-    """`train_tokenizer` as a job."""
+    """`train_tokenizer` as a job: the words of every block are counted, then a tokenizer is trained on the counts.
+
+    Needs room on the disk of `output` for the counts, less than the documents take.
+    """
     config = config or TokenizerConfig()
     path = output if output.suffix == ".json" else output / "tokenizer.json"
     source = RecordSource(inputs, config.read)
-    outputs = [Output(path.with_name(f"{path.stem}.rejects.jsonl"), file="rejects", optional=True)]
+    rejects = path.with_name(f"{path.stem}.rejects.jsonl")
+    outputs = [Output(rejects, phase=_COUNT, stream="rejects", optional=True)]
     if config.model == "wordpiece":
         outputs.append(Output(path.with_name("vocab.txt"), file="vocab.txt"))
     outputs.append(Output(path, file="tokenizer.json"))
@@ -117,34 +129,40 @@ def tokenizer_job(
     return Job(
         name="tokenizer",
         output=path,
-        key=[asdict(config), source.key()],
-        phases=(Single(name="train", run=partial(_train, source, config)),),
+        key=asdict(replace(config, workers=1)),
+        phases=(
+            Map(
+                name=_COUNT,
+                source=source,
+                make=partial(_count, config.read),
+                streams={"rejects": rejects, "counts": None},
+            ),
+            Single(name=_TRAIN, run=partial(_train, config)),
+        ),
         outputs=outputs,
         report=report,
-        inputs=source.paths,
     )
 
 
-def _train(source: RecordSource, config: TokenizerConfig, work: Work, reporter: Reporter) -> dict[str, int]:
-    part = Part({"rejects": ""})
+def _count(read: ReadConfig, _: Work) -> Apply:
+    key = read.keys[0]
+
+    def apply(block: Block, out: Part) -> None:
+        words: Counter[str] = Counter()
+        for _, record in block.records(read, out):
+            words.update(_cut(record[key]))
+        out.write_line("counts", orjson.dumps(words))
+
+    return apply
+
+
+def _train(config: TokenizerConfig, work: Work, reporter: Reporter) -> dict[str, int]:
     words = WordCounts(config.max_words)
-    key = config.read.keys[0]
-    with (
-        work.path("rejects").open("wb") as rejects,
-        reporter.task("tokenizer: words", total=round(source.size() / 1e6, 1), unit="MB") as task,
-    ):
-        for unit in range(source.units()):
-            for block in source.blocks(unit):
-                for _, record in block.records(config.read, part):
-                    words.add(_cut(record[key]))
-                done = part.done()
-                rejects.write(done.streams["rejects"])
-                for warning in done.warnings:
-                    reporter.warn(warning)
-                part = Part({"rejects": ""}, part.counts)
-                task.advance(block.size / 1e6)
-    source.check(part.counts)
-    with reporter.task("tokenizer: merges"):
+    for path in work.parts(_COUNT, "counts"):
+        with path.open("rb") as lines:
+            for line in lines:
+                words.add_counts(orjson.loads(line))
+    with reporter.task("tokenizer: merges"), _threads(config.workers):
         tokenizer = _fit(words, config)
     tokenizer.save(str(work.path("tokenizer.json")))
     if config.model == "wordpiece":
@@ -153,7 +171,20 @@ def _train(source: RecordSource, config: TokenizerConfig, work: Work, reporter: 
     vocab_size = tokenizer.get_vocab_size()
     if vocab_size < config.vocab_size:
         reporter.warn(f"tokenizer: the documents give {vocab_size} tokens, {config.vocab_size} were asked for")
-    return {**part.counts, "vocab_size": vocab_size}
+    return {"vocab_size": vocab_size}
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """So many for the trainer, unless the user says otherwise; they are made at the first call in a process."""
+    name = "RAYON_NUM_THREADS"
+    given = name in os.environ
+    os.environ.setdefault(name, str(count))
+    try:
+        yield
+    finally:
+        if not given:
+            os.environ.pop(name)
 
 
 def _cut(text: str) -> list[str]:

@@ -14,6 +14,7 @@ from tokenizers import models, pre_tokenizers, trainers
 
 from mcc.core.errors import MccError, UsageError
 from mcc.core.events import Silent
+from mcc.data.base.records import ReadConfig
 from mcc.data.tokenizer import END_OF_TEXT, TokenizerConfig, load_tokenizer, train_tokenizer
 from mcc.data.tokens.vocabulary import BERT_TOKENS, byte_level
 from tests.data.conftest import Write
@@ -47,6 +48,19 @@ def test_the_same_text_gives_the_same_file_with_any_number_of_threads(jsonl: Wri
         )
         files.append(out.read_bytes())
     assert files[0] == files[1] == files[2]
+
+
+def test_the_same_text_gives_the_same_file_with_any_number_of_workers(jsonl: Write, tmp_path: Path) -> None:
+    path = jsonl("in.jsonl", [f"Some words about number {i}, {i * i} and {i**3}." for i in range(500)])
+    files = []
+    for workers in (1, 2):
+        # So few words that they are thinned out.
+        config = TokenizerConfig(vocab_size=400, max_words=1000, workers=workers, read=ReadConfig(block_bytes=4000))
+        train_tokenizer([path], tmp_path / f"{workers}.json", config)
+        files.append((tmp_path / f"{workers}.json").read_bytes())
+    assert files[0] == files[1]
+    with pytest.raises(UsageError, match="workers = 0"):
+        TokenizerConfig(workers=0)
 
 
 def test_a_small_corpus_gives_fewer_tokens(jsonl: Write, tmp_path: Path) -> None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 
 # Words seen so often are never thinned out at first; the bound doubles when they are too many.
 _FREQUENT = 4
+_AT_ONCE = 10_000
 
 
 class WordCounts:
@@ -31,11 +33,17 @@ class WordCounts:
     def __len__(self) -> int:
         return len(self._counts)
 
-    def add(self, words: Iterable[str]) -> None:
+    def add(self, words: Iterable[str] | Mapping[str, int]) -> None:
         """Count words; a call should bring few compared with `most`."""
         self._counts.update(words)
         if len(self._counts) > self._most:
             self._thin()
+
+    def add_counts(self, counts: Mapping[str, int]) -> None:
+        """Count words that were counted elsewhere; as many as you like."""
+        found = iter(counts.items())
+        while some := dict(islice(found, _AT_ONCE)):
+            self.add(some)
 
     def _thin(self) -> None:
         """Thin out until a quarter of the table is free."""

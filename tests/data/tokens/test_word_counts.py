@@ -18,6 +18,10 @@ def test_exact_while_they_fit(words: list[str]) -> None:
     counts.add(words)
     found = list(counts.items())
     assert dict(found) == Counter(words) and found == sorted(found, key=lambda pair: (-pair[1], pair[0]))
+    elsewhere = WordCounts(10)
+    for some in (words[:7], words[7:]):
+        elsewhere.add_counts(Counter(some))
+    assert list(elsewhere.items()) == found
 
 
 def test_frequent_words_are_counted_and_rare_ones_keep_their_weight() -> None:
