@@ -107,7 +107,10 @@ class LineFile:
         line, part, told = stretch.line, 0, 0
         with Window(self.path, stretch) as raw:
             stream = _Pieces(open_input(self.path, cast(IO[bytes], raw)))
-            with telling_damage(self.path, lambda: f"after line {line - 1 + stream.lines}"):
+            with telling_damage(
+                self.path,
+                lambda: f"after line {line - 1 + stream.lines}, byte {stretch.offset + raw.tell()}",
+            ):
                 while True:
                     data = stream.fill(self.block_bytes)
                     data, problems = self._whole_lines(stream, data, line)  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from mcc.core.errors import MccError
-from mcc.data.base.block import Block
+from mcc.data.base.block import Block, Problem
 from mcc.data.base.records import Record
 
 _ROWS = 256
@@ -42,17 +42,49 @@ class ParquetFile:
         file = _opened(self.path)
         row = 1 + sum(file.metadata.row_group(i).num_rows for i in range(inner))
         size = file.metadata.row_group(inner).total_byte_size
-        part, lines, first, have = 0, [], row, 0
-        for batch in file.iter_batches(batch_size=_ROWS, row_groups=[inner]):
+        part, have = 0, 0
+        numbers: list[int] = []
+        lines: list[bytes] = []
+        problems: list[Problem] = []
+
+        def block() -> Block:
+            return Block(
+                path=str(self.path),
+                unit=unit,
+                part=part,
+                data=b"".join(lines),
+                numbers=tuple(numbers),
+                problems=tuple(problems),
+                size=0 if part else size,
+            )
+
+        for batch in self._batches(file, inner, row):
             for record in batch.to_pylist():
-                lines.append(_json_line(record, self.path, row))
-                have += len(lines[-1])
+                try:
+                    lines.append(_json_line(record))
+                    numbers.append(row)
+                    have += len(lines[-1])
+                except ValueError as error:
+                    problems.append((row, str(error), repr(record).encode()[:2000]))
                 row += 1
             if have >= self.block_bytes:
-                yield Block(path=str(self.path), unit=unit, part=part, line=first, data=b"".join(lines), size=size)
-                part, lines, first, have, size = part + 1, [], row, 0, 0
-        if lines:
-            yield Block(path=str(self.path), unit=unit, part=part, line=first, data=b"".join(lines), size=size)
+                yield block()
+                part, have = part + 1, 0
+                for each in (numbers, lines, problems):
+                    each.clear()
+        if lines or problems:
+            yield block()
+
+    def _batches(self, file: Any, group: int, row: int) -> Iterator[Any]:
+        import pyarrow
+
+        try:
+            for batch in file.iter_batches(batch_size=_ROWS, row_groups=[group]):
+                yield batch
+                row += len(batch)
+        except (pyarrow.ArrowException, OSError) as error:
+            reason = str(error).partition("\n")[0].rstrip(".")
+            raise MccError(f"{self.path}: damaged behind row {row - 1}: {reason}", "get the file again") from error
 
 
 def _opened(path: Path) -> Any:
@@ -66,11 +98,16 @@ def _opened(path: Path) -> Any:
         raise MccError(f"{path}: cannot be read as Parquet: {reason}", "get the file again") from error
 
 
-def _json_line(record: Record, path: Path, row: int) -> bytes:
+def _json_line(record: Record) -> bytes:
+    """A row as a line of JSON.
+
+    Raises:
+        ValueError: a value has no JSON form.
+    """
     try:
         return orjson.dumps(record, default=_json_value) + b"\n"
     except TypeError as error:
-        raise MccError(f"{path}:{row}: a value has no JSON form: {error}", "drop that column") from error
+        raise ValueError(f"a value has no JSON form: {error.__cause__ or error}") from error
 
 
 def _json_value(value: object) -> Any:
