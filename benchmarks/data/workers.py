@@ -10,6 +10,7 @@ seconds with the largest corpus here (a gigabyte) are shown without a bar.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -23,6 +24,7 @@ STEPS = {
     "wiki": 1,
     "clean": 2,
     "dedup": 5,
+    "tokenizer": 1,
     "decontaminate": 5,
     "preprocess": 10,
     "shuffle": 10,
@@ -47,6 +49,10 @@ def rows(folder: Path, wanted: list[str] | None = None) -> list[dict[str, Any]]:
         if source is None:
             continue
         given = arguments(step, source, folder / step)
+        # One process, one core; but the trainer's threads are as many as its processes.
+        os.environ.pop("RAYON_NUM_THREADS", None)
+        if step != "tokenizer":
+            os.environ["RAYON_NUM_THREADS"] = "1"
         one, two = (min(command([*given, "--workers", count])[0] for _ in range(ROUNDS)) for count in (1, 2))
         ok = one / two >= 1.6 if one > 10 else None
         found += [row(f"workers: {step}, one", one, "s"), row(f"workers: {step}, two", one / two, "x", ok, ">= 1.6")]

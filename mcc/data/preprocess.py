@@ -239,33 +239,35 @@ class _Encoder:
             for column, key in zip(texts, keys, strict=True):
                 column.append(record[key])
         for i, (key, column) in enumerate(zip(keys, texts, strict=True)):
-            counts = np.ones(len(column), dtype=np.int64)
-            if self.split is not None:
-                cut = [self.split(text) for text in column]
-                counts = np.fromiter(map(len, cut), dtype=np.int64, count=len(cut))
-                column = [sentence for sentences in cut for sentence in sentences]
             if not self.trusted:
                 self._check(column, block)
-            tokens, sizes, documents = assemble(*self._encode(column), counts, self.eod)
+            tokens, sizes, documents = assemble(*self._encode(column), self.eod)
             out.write_bytes(f"tokens{i}", tokens.tobytes())
             out.write_bytes(f"sizes{i}", sizes.astype("<i4").tobytes())
             out.write_bytes(f"documents{i}", documents.astype("<i4").tobytes())
             out.counts[f"tokens:{key}"] += len(tokens)
             out.counts[f"sequences:{key}"] += len(sizes)
 
-    def _encode(self, texts: list[str]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        """The tokens of some texts as they are stored, and how many each has; some texts at a time, to save memory."""
+    def _encode(self, texts: list[str]) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64]]:
+        """The tokens of some texts as they are stored, how many each of their sentences has, and the sentences of each
+        text (a text is one where they are not split); some texts at a time, to save memory."""
         tokens: list[NDArray[Any]] = [np.empty(0, dtype=self.dtype)]
         lengths: list[NDArray[np.int64]] = [np.empty(0, dtype=np.int64)]
+        counts = np.ones(len(texts), dtype=np.int64)
         start = chars = 0
         for end, text in enumerate(texts, 1):
             chars += len(text)
             if chars >= _BATCH_CHARS or end == len(texts):
-                ids, each = self.engine.encode(texts[start:end])
+                some = texts[start:end]
+                if self.split is not None:
+                    cut = [self.split(text) for text in some]
+                    counts[start:end] = [len(sentences) for sentences in cut]
+                    some = [sentence for sentences in cut for sentence in sentences]
+                ids, each = self.engine.encode(some)
                 tokens.append(ids.astype(self.dtype))
                 lengths.append(each)
                 start, chars = end, 0
-        return np.concatenate(tokens), np.concatenate(lengths)
+        return np.concatenate(tokens), np.concatenate(lengths), counts
 
     def _check(self, texts: list[str], block: Block) -> None:
         try:
