@@ -56,6 +56,11 @@ def resume(engine: Engine, folder: Path, reporter: Reporter) -> None:
     """
     meta = read_manifest(folder)
     check_same_model(meta.config, engine.config.model, folder)
+    if meta.config.seq_length != engine.config.model.seq_length:
+        raise UsageError(
+            f"{folder} has seq_length = {meta.config.seq_length}, but the run has {engine.config.model.seq_length}",
+            "its place in the data is counted in samples of that length",
+        )
     run, iteration = engine.config.run, meta.iteration
     consumed, ours = meta.extra.get("consumed_samples"), run.sizes.at(iteration).samples
     if consumed != ours:
@@ -65,6 +70,8 @@ def resume(engine: Engine, folder: Path, reporter: Reporter) -> None:
             f"{run.global_batch_size}{ramp} make {ours}",
             "resume with the same",
         )
+    if meta.extra.get("has_optimizer") is False:
+        raise UsageError(f"{folder} has no optimizer state to resume from", "--load begins anew with its weights")
     optimizer = meta.extra.get("optimizer")
     engine.restore(iteration, optimizer if isinstance(optimizer, dict) else None)
     _load(engine, folder, meta.padded_vocab_size)
@@ -85,24 +92,34 @@ def load_weights(engine: Engine, path: Path) -> None:
         MccError: a file is missing or damaged.
     """
     source = open_checkpoint(path)
-    check_same_model(source.meta.config, engine.config.model, path)
+    new_head = engine.config.finetune.from_weights
+    check_same_model(source.meta.config, engine.config.model, path, new_head)
+    stored = source.shapes()
     with torch.no_grad():
         for name, parameter in engine.parameters.items():
+            if new_head and name not in stored:
+                continue  # a head of the run's own begins afresh
             parameter.copy_(local(source.read(name), engine.family.row(name), engine.config.model, engine.axes))
 
 
-def check_same_model(theirs: ModelConfig, ours: ModelConfig, where: Path) -> None:
-    """Refuse a checkpoint of another model, naming the first difference.
+# They change nothing of what the model computes, or how much of its context a sample takes.
+_FREE = ("init_std", "make_vocab_size_divisible_by", "hidden_dropout", "attention_dropout", "seq_length")
+
+
+def check_same_model(theirs: ModelConfig, ours: ModelConfig, where: Path, new_head: bool = False) -> None:
+    """Refuse a checkpoint of another model, naming the first difference; with `new_head` the head may be another.
 
     Raises:
         UsageError: they differ.
     """
     for field in dataclasses.fields(ModelConfig):
-        if field.name in ("init_std", "make_vocab_size_divisible_by"):
-            continue  # neither changes what the model computes
+        if field.name in _FREE or (new_head and field.name in ("head", "num_labels")):
+            continue
         stored, wanted = getattr(theirs, field.name), getattr(ours, field.name)
         if field.name == "ffn_hidden_size":
             stored, wanted = theirs.ffn_size, ours.ffn_size
+        if field.name == "max_position_embeddings":
+            stored, wanted = theirs.positions, ours.positions
         if stored != wanted:
             raise UsageError(f"{where} has {field.name} = {stored}, but the run has {wanted}")
 

@@ -109,6 +109,8 @@ class Native(Format):
             "consumed_samples": source.meta.extra.get("consumed_samples", 0),
             "has_optimizer": bool(source.slots()),
         }
+        if source.slots() and "optimizer" in source.meta.extra:
+            extra["optimizer"] = source.meta.extra["optimizer"]  # its name, the updates behind its moments, loss scale
         meta = dataclasses.replace(
             source.meta,
             layout=Layout(tp=options.tp, pp=options.pp),

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from mcc.ckpt import native
-from mcc.ckpt.format import open_checkpoint
+from mcc.ckpt.convert import convert
+from mcc.ckpt.format import WriteOptions, open_checkpoint
 from mcc.core.events import SILENT
 from mcc.train import checkpoint
 from mcc.train.parallel.zero import dealt
@@ -162,6 +163,16 @@ def test_mcc_ckpt_reads_sharded_moments(tmp_path):
         assert torch.equal(stored["zero"].read(name), stored["plain"].read(name)), name
         for slot in ("exp_avg", "exp_avg_sq"):
             assert torch.equal(stored["zero"].read_slot(slot, name), stored["plain"].read_slot(slot, name)), name
+
+
+def test_a_converted_checkpoint_continues(tmp_path):
+    """mcc to mcc with another tensor parallelism keeps the moments and the count of updates."""
+    config = with_run(_config(dp=2), save=str(tmp_path / "run"))
+    run_ranks(_train_and_save, 2, config, 3)
+    wanted, _ = run_ranks(_resume, 2, config, 3)[0]
+    convert(tmp_path / "run", tmp_path / "other", "mcc", WriteOptions(tp=2))
+    other = with_run(_config(tp=2), save=str(tmp_path / "other"))
+    assert run_ranks(_resume, 2, other, 3)[0][0] == pytest.approx(wanted, abs=1e-5)
 
 
 def test_rows_are_dealt_to_all():
