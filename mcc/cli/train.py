@@ -19,6 +19,8 @@ _EPILOG = """Examples:
 
 mcc train --data-path out/train_text_document --tokenizer out/tokenizer.json --save out/run
 
+mcc train --model gpt2-345m --data-path out/train_text_document --tokenizer gpt2 --nproc 8 --save out/345m
+
 mcc train small.toml --nproc 8 --tp 2 --pp 2 --compress pp.forward=quantize:bits=4
 
 torchrun --nproc-per-node 8 -m mcc train small.toml --tp 2 --pp 2 --resume
@@ -34,7 +36,16 @@ def train(
         int | None,
         typer.Option(help="Ranks to start on this machine; without it, the ranks torchrun or Slurm started."),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="A model of --list-models; settings of the file and flags come on top of it."
+        ),
+    ] = None,
     show_config: Annotated[bool, typer.Option("--show-config", help="Print the resolved settings and stop.")] = False,
+    list_models: Annotated[
+        bool, typer.Option("--list-models", help="Print the models for --model with their sizes, and stop.")
+    ] = False,
     list_codecs: Annotated[
         bool, typer.Option("--list-codecs", help="Print the codecs, their options and the sites, and stop.")
     ] = False,
@@ -45,6 +56,11 @@ def train(
     if list_codecs:
         _print_codecs(json)
         return
+    if list_models:
+        _print_models(json)
+        return
+    if model is not None:
+        settings = _preset(model, config) | settings
     resolved = resolve(TrainConfig, config, settings)
     if show_config:
         console.print_json(plain(resolved))
@@ -70,6 +86,40 @@ def _is_leader() -> bool:
 
     ranks = from_environment()
     return ranks is None or ranks.rank == 0
+
+
+def _preset(name: str, file: Path | None) -> dict[str, Any]:
+    """Settings of the model called `name`, but for those that the file has."""
+    from mcc.core.config import read_toml
+    from mcc.models.base import presets
+
+    there = read_toml(file).get("model", {}) if file is not None else {}
+    return {f"model.{key}": value for key, value in presets.values(name).items() if key not in there}
+
+
+def _print_models(json: bool) -> None:
+    from mcc.models.base import presets
+    from mcc.models.base.family import count_parameters
+
+    found = {name: presets.preset(name) for name in presets.names()}
+    if json:
+        console.print_json(
+            [
+                {"model": name, "parameters": count_parameters(config), "source": presets.source(name), **plain(config)}
+                for name, config in found.items()
+            ]
+        )
+        return
+    rows = [
+        [
+            *(name, config.family, count_parameters(config), config.num_layers, config.hidden_size),
+            *(config.num_attention_heads, config.query_groups, config.seq_length, config.vocab_size),
+            presets.source(name),
+        ]
+        for name, config in found.items()
+    ]
+    sizes = ["parameters", "layers", "hidden", "heads", "kv heads", "tokens", "vocabulary"]
+    console.table("Models", ["model", "family", *sizes, "source"], rows)
 
 
 def _print_codecs(json: bool) -> None:

@@ -21,7 +21,7 @@ def fresh(name: str, row: Param, config: ModelConfig, seed: int) -> Tensor:
         return torch.full(shape, float(row.init == "ones"))
     std = scaled_std(config) if row.init == "scaled" else config.init_std
     generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{name}".encode()))
-    return torch.randn(shape, generator=generator) * std
+    return torch.randn(shape, generator=generator).mul_(std)
 
 
 def local(tensor: Tensor, row: Param, config: ModelConfig, axes: Axes) -> Tensor:
