@@ -144,3 +144,20 @@ def test_bad_specifications_are_refused(text, words):
 def test_a_site_named_twice_is_refused():
     with pytest.raises(UsageError, match="twice"):
         parse_all(["pp.forward=none", "pp.forward=quantize"])
+
+
+@pytest.mark.parametrize("text", ["none", "quantize:bits=4", "powersgd:rank=2"])
+def test_feedback_loses_nothing_in_bfloat16(text):
+    """sum y = sum x - e: the error is float32, so that what a bfloat16 message lacks comes with a later one."""
+    spec = TensorSpec((6, 8), torch.bfloat16)
+    codec = parse(f"pp.forward={text}{',' if ':' in text else ':'}feedback=on").make(spec, "stream")
+    generator = torch.Generator().manual_seed(1)
+    sent = received = torch.zeros(6, 8)
+    for step in range(50):
+        x = torch.randn(6, 8, generator=generator).bfloat16()
+        payload = codec.encode(x, Context(step=step))
+        assert sum(part.nbytes for part in payload) == codec.payload_bytes
+        y = codec.decode(payload, Context(step=step))
+        assert y.dtype == torch.bfloat16
+        sent, received = sent + x.float(), received + y.float()
+    torch.testing.assert_close(received + codec.state_dict()["error"], sent, atol=1e-4, rtol=0)

@@ -22,22 +22,25 @@ if TYPE_CHECKING:
 
 
 class Feedback(Codec):
-    """A codec with error feedback. The error lives at the sender; the receiver decodes as without it."""
+    """A codec with error feedback. The error lives at the sender; the receiver decodes as without it.
+
+    Errors are float32 whatever the tensors are: in bfloat16 a small error would vanish beside its tensor.
+    """
 
     source = "error feedback, arXiv 1901.09847, algorithm 1"
 
     def __init__(self, inner: Codec) -> None:
         super().__init__(inner.options, inner.spec, inner.key)
         self.inner = inner
-        self.error = torch.zeros(inner.spec.shape, dtype=inner.spec.dtype)
+        self.error = torch.zeros(inner.spec.shape)
 
     def payload(self) -> tuple[TensorSpec, ...]:
         return self.inner.payload()
 
     def encode(self, x: Tensor, context: Context) -> Payload:
-        wanted = x + self.error
+        wanted = x.float() + self.error
         payload = self.inner.encode(wanted, context)
-        self.error = wanted - self.inner.decode(payload, context)
+        self.error = wanted - self.inner.decode(payload, context).float()
         return payload
 
     def decode(self, payload: Payload, context: Context) -> Tensor:
@@ -49,13 +52,13 @@ class Feedback(Codec):
     ) -> list[Tensor] | None:
         """The inner codec's sums; each rank keeps what the mean misses of its own tensor (PowerSGD, algorithm 2)."""
         wrapped = [codec for codec in codecs if isinstance(codec, Feedback)]
-        wanted = [x + codec.error for codec, x in zip(wrapped, tensors, strict=True)]
+        wanted = [x.float() + codec.error for codec, x in zip(wrapped, tensors, strict=True)]
         inner = [codec.inner for codec in wrapped]
         sums = type(inner[0]).all_reduce(inner, wanted, group, context) if inner else []
         if sums is None:
             return None
         for codec, want, total in zip(wrapped, wanted, sums, strict=True):
-            codec.error = want - total / group.size
+            codec.error = want - total.float() / group.size
         return sums
 
     def state_dict(self) -> dict[str, Tensor]:

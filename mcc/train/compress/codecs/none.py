@@ -16,7 +16,7 @@ class Identity(Codec):
         return (self.spec,)
 
     def encode(self, x: Tensor, context: Context) -> Payload:
-        return (x,)
+        return (x.to(self.spec.dtype),)
 
     def decode(self, payload: Payload, context: Context) -> Tensor:
         return payload[0]
