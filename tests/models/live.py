@@ -20,15 +20,16 @@ class LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
+        before = {t.untyped_storage()._cdata for t in tree_iter((args, kwargs)) if isinstance(t, torch.Tensor)}
         for tensor in tree_iter(out):
             if isinstance(tensor, torch.Tensor) and not tensor.is_meta:
-                self._see(tensor)
+                self._see(tensor, before)
         return out
 
-    def _see(self, tensor: torch.Tensor) -> None:
+    def _see(self, tensor: torch.Tensor, before: set[int]) -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata
-        if key in self._known:
+        if key in self._known or key in before:  # counted already, or a view of what was there before the block
             return
         self._known.add(key)
         size = storage.nbytes()

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from mcc.models.base.axes import Axes
 from mcc.models.base.loss import cross_entropy
+from tests.models.live import LiveBytes
 from tests.ranks import run_ranks
 
 
@@ -90,3 +91,26 @@ def test_two_ranks(vocab: int) -> None:
     for loss, _ in results:
         torch.testing.assert_close(loss, expected.detach())
     torch.testing.assert_close(torch.cat([grad for _, grad in results], dim=-1), whole.grad)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("padding", [0, 24])
+def test_memory_is_the_logits_and_one_tensor_more(dtype: torch.dtype, padding: int) -> None:
+    """What is kept for the backward pass becomes the gradient; padding does not copy the logits."""
+    logits = torch.randn(64, 1000 + padding).to(dtype).requires_grad_()
+    targets = torch.arange(64)
+    whole = logits.numel() * 4  # statistics are float32's
+    with LiveBytes() as live:
+        loss = cross_entropy(logits, targets, Axes(), 1000).sum()
+        assert live.peak <= 1.05 * whole
+        loss.backward()
+        assert live.peak <= 1.05 * whole + (logits.nbytes if dtype != torch.float32 else 0)
+    expected = F.cross_entropy(logits.detach().float()[:, :1000].requires_grad_(), targets, reduction="sum")
+    torch.testing.assert_close(loss, expected)
+
+
+def test_a_second_backward_pass_is_refused() -> None:
+    loss = cross_entropy(torch.randn(4, 9, requires_grad=True), torch.zeros(4, dtype=torch.long), Axes(), 9).sum()
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="backward pass runs once"):
+        loss.backward()
