@@ -163,13 +163,23 @@ class ParallelAxes(Axes):
         finally:
             self._dense = before
 
+    def leave_out_of_graphs(self) -> None:
+        """Keep torch.compile away from what talks to other ranks: its graphs end there and begin anew."""
+        talking = ["enter", "leave", "sum_vocab", "enter_vocab", "own_tokens", "all_tokens"] if self.size > 1 else []
+        for name in [*talking, *(["attend"] if self.dealt.size > 1 else [])]:
+            setattr(self, name, torch.compiler.disable(getattr(self, name)))
+
     def enter(self, x: Tensor, key: str) -> Tensor:
+        if self.size == 1:
+            return x
         if self.sequence:
             return sequence.gathered(x, *self._maps(self.forward, self.backward, key))
         out: Tensor = _SumBackward.apply(x, lambda grad: self.backward.sum(grad, key, self._dense))
         return out
 
     def leave(self, x: Tensor, key: str) -> Tensor:
+        if self.size == 1:
+            return x
         if self.sequence:
             return sequence.scattered(x, *self._maps(self.backward, self.forward, key))
         out: Tensor = _SumForward.apply(x, lambda part: self.forward.sum(part, key, self._dense))
@@ -180,10 +190,14 @@ class ParallelAxes(Axes):
         return lambda x: gather.gather(x, key, dense), lambda x: scatter.scatter(x, key, dense)
 
     def sum_vocab(self, x: Tensor) -> Tensor:
+        if self.size == 1:
+            return x
         out: Tensor = _SumForward.apply(x, lambda part: self.vocab.sum_(part.clone()))
         return out
 
     def enter_vocab(self, x: Tensor) -> Tensor:
+        if self.size == 1:
+            return x
         out: Tensor = _SumBackward.apply(x, lambda grad: self.vocab.sum_(grad.clone()))
         return out
 

@@ -110,6 +110,29 @@ def test_context_and_tensor_parallel():
         _check(result)
 
 
+def _compiled() -> None:
+    """Compiled layers give the same loss and gradients; `eager` traces without generating code."""
+    model, mesh = MODELS["gpt2"], build_mesh(2, 1, 1, 2)
+    axes = ParallelAxes(mesh, {}, Clock(), sequence=True)
+    axes.leave_out_of_graphs()
+    module = families.get("gpt2")().build(model, axes, range(model.num_layers))
+    initialize(module, families.get("gpt2")(), 11)
+    tokens = on_positions(_batch(model), axes.positions(T // 2, torch.device("cpu")))["tokens"]
+    found = []
+    for compiled in (False, True):
+        for layer in module.layers.values() if compiled else ():
+            layer.compile(backend="eager")
+        module.zero_grad()
+        logits = module(tokens)
+        logits.square().sum().backward()
+        found.append([logits.detach(), *(p.grad.clone() for p in module.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_compiled_layers():
+    run_ranks(_compiled, 4)
+
+
 def test_sequence_parallel_sends_what_tensor_parallel_sends():
     """An all-gather and a reduce-scatter for an all-reduce, forward and backward, at every site of a layer."""
     plain, sequence = (run_ranks(_dealt, 4, "gpt2", 4, 1, s)[0][-1] for s in (False, True))
