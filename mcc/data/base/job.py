@@ -172,7 +172,10 @@ def _run_map(
     ):
         task.advance(files.size / 1e6)
         blocks = _blocks(source, units, files.last)
-        for (unit, part, size), done in ordered_map(partial(_worker, phase.make, work, endings), blocks, workers):
+        # Another process hands its bytes on in a file.
+        passed = partial(work.passed, phase.name, rank) if workers > 1 else None
+        make = partial(_worker, phase.make, work, endings, passed)
+        for (unit, part, size), done in ordered_map(make, blocks, workers):
             for warning in done.warnings:
                 reporter.warn(warning)
             files.add(unit, part, size, done)
@@ -191,14 +194,20 @@ def _blocks(source: Source, units: range, last: tuple[int, int] | None) -> Itera
 
 
 def _worker(
-    make: Callable[[Work], Apply], work: Work, endings: dict[str, str]
+    make: Callable[[Work], Apply],
+    work: Work,
+    endings: dict[str, str],
+    passed: Callable[[int, int], Path] | None,
 ) -> Callable[[Block], tuple[tuple[int, int, int], Done]]:
     apply = make(work)
 
     def run(block: Block) -> tuple[tuple[int, int, int], Done]:
         part = Part(endings)
         apply(block, part)
-        return (block.unit, block.part, block.size), part.done()
+        done = part.done()
+        if passed is not None:
+            done = done.stored(passed(block.unit, block.part))
+        return (block.unit, block.part, block.size), done
 
     return run
 

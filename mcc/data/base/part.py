@@ -7,6 +7,7 @@ import gzip
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import orjson
 
@@ -17,6 +18,8 @@ from mcc.data.base.streams import zstandard
 
 # Warnings of one block that are shown; the rejects have all.
 _SHOWN_WARNINGS = 3
+# Less goes from process to process as it is.
+_FEW_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -27,11 +30,25 @@ class Done:
         streams: bytes to append, compressed already.
         counts: to add to the totals.
         warnings: lines for the user.
+        file: where the bytes of `streams` are instead, one after the other;
+        sizes: then, (stream, how many).
     """
 
     streams: dict[str, bytes]
     counts: dict[str, int]
     warnings: tuple[str, ...]
+    file: Path | None = None
+    sizes: tuple[tuple[str, int], ...] = ()
+
+    def stored(self, path: Path) -> Done:
+        """The same with its bytes in a file, unless they are few: a pipe between processes costs more than that."""
+        sizes = tuple((name, len(raw)) for name, raw in self.streams.items())
+        if sum(size for _, size in sizes) < _FEW_BYTES:
+            return self
+        path.parent.mkdir(exist_ok=True)
+        with path.open("wb") as file:
+            file.writelines(self.streams.values())
+        return Done({}, self.counts, self.warnings, path, sizes)
 
 
 @dataclass

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from mcc.core.files import remove, write_text
 from mcc.data.base.part import Done, totals
 
 _KEY, _JOURNAL, _LOCK, _PUBLISHED = "key.json", "journal", "lock", "published"
+_COPY_BYTES = 1 << 20
 
 
 class Placed(Protocol):
@@ -63,6 +65,11 @@ class Work:
     def shard(self, phase: str, rank: int) -> Path:
         """The folder of a shard of a phase."""
         return self.folder / phase / f"{rank:05d}"
+
+    def passed(self, phase: str, rank: int, unit: int, part: int) -> Path:
+        """The file in which this process hands on what a block gave. One that a killed run left behind may still be
+        written to, so each process has names of its own."""
+        return self.shard(phase, rank) / "passed" / f"{unit}-{part}-{os.getpid()}"
 
     def parts(self, phase: str, stream: str) -> list[Path]:
         """The files of a stream, in order."""
@@ -211,13 +218,27 @@ class ShardFiles:
     def add(self, unit: int, part: int, size: int, done: Done) -> None:
         """Append what a block gave."""
         for name, raw in done.streams.items():
-            written = memoryview(raw)
-            while written:
-                written = written[self._files[name].write(written) :]
+            self._write(name, raw)
+        if done.file is not None:
+            with done.file.open("rb", buffering=0) as file:
+                for name, left in done.sizes:
+                    while left > 0:
+                        raw = file.read(min(left, _COPY_BYTES))
+                        if not raw:
+                            raise MccError(f"{done.file} is cut off", "is the disk full? start again")
+                        self._write(name, raw)
+                        left -= len(raw)
         self._counts.update(done.counts)
         self.size += size
         self.last = (unit, part)
         self._note(False)
+        if done.file is not None:
+            done.file.unlink()
+
+    def _write(self, name: str, raw: bytes) -> None:
+        written = memoryview(raw)
+        while written:
+            written = written[self._files[name].write(written) :]
 
     def end(self) -> None:
         """Say that the shard is finished."""

@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import pytest
 from mcc.core.errors import MccError, UsageError
 from mcc.data.base.blocks import Block, RecordSource
 from mcc.data.base.job import Job, Map, Single, finish, require_few_errors, run, run_phase, step_report
-from mcc.data.base.part import Part
+from mcc.data.base.part import Done, Part
 from mcc.data.base.publish import Output
 from mcc.data.base.records import ReadConfig
 from mcc.data.base.step import StepReport
@@ -104,6 +105,35 @@ def test_workers_change_nothing(corpus: list[Path], tmp_path: Path, ending: str)
         r["id"] for u in range(again.units()) for b in again.blocks(u) for _, r in b.records(ReadConfig(), Part({}))
     ]
     assert texts == list(range(0, 100, 2))
+
+
+def big(work: Work) -> Callable[[Block, Part], None]:
+    def apply(block: Block, out: Part) -> None:
+        for _, record in block.records(ReadConfig(), out):
+            out.keep({**record, "text": record["text"] * 3000}, 0)
+            out.reject(record, "all", "of them", "here")
+
+    return apply
+
+
+def test_much_from_a_process_goes_through_files(jsonl: Write, tmp_path: Path) -> None:
+    path = jsonl("in.jsonl", [f"some text {i} " for i in range(20)])
+    made = job([path], tmp_path / "out.jsonl")
+    (phase, count), written = made.phases, []
+    for workers in (1, 2):
+        assert isinstance(phase, Map)
+        run(replace(made, phases=(replace(phase, make=big), count)), workers=workers)
+        written.append([(tmp_path / name).read_bytes() for name in ("out.jsonl", "rejects.jsonl")])
+        assert not work_path(tmp_path / "out.jsonl").exists()
+    assert written[0] == written[1] and len(written[0][0]) > 20 * 3000 * 10
+
+
+def test_little_goes_as_it_is(tmp_path: Path) -> None:
+    done = Done({"a": b"x" * 10, "b": b""}, {"n": 1}, ())
+    assert done.stored(tmp_path / "f" / "1") is done and not (tmp_path / "f").exists()
+    much = Done({"a": b"x" * 70_000, "b": b"yz"}, {"n": 1}, ()).stored(tmp_path / "f" / "1")
+    assert much.sizes == (("a", 70_000), ("b", 2)) and much.file is not None and not much.streams
+    assert much.file.read_bytes() == b"x" * 70_000 + b"yz" and much.counts == {"n": 1}
 
 
 def test_shards_joined_are_the_whole(corpus: list[Path], tmp_path: Path) -> None:
