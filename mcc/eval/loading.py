@@ -38,13 +38,20 @@ def load(
 
     Raises:
         UsageError: there is no such device.
-        MccError: the checkpoint cannot be read, there is no tokenizer, or it does not fit the model.
+        MccError: the checkpoint cannot be read, it is no model of the next token, there is no tokenizer, or it does
+            not fit the model.
     """
     from mcc.ckpt.load import load_model
 
     place = find_device(device)
     with reporter.task(f"load {checkpoint}"):
         found = load_model(Path(checkpoint))
+    config = found.config
+    if config.head != "lm" or not found.model.blueprint.causal:
+        raise MccError(
+            f"{checkpoint} is a {config.family} with the head {config.head}: it does not predict the next token",
+            "give a GPT or a Llama with the head lm",
+        )
     file = tokenizer or found.tokenizer_file
     if file is None:
         raise MccError(f"{checkpoint}: no tokenizer beside the checkpoint", "name its file: --tokenizer FILE")

@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 
+from mcc.ckpt.format import formats
 from mcc.cli.main import main
+from mcc.models.base.config import ModelConfig
+from tests.ckpt.models import InMemory
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +94,13 @@ def test_wrong_input_is_one_line(
     assert len(errors) == 1 and line in errors[0]
     assert "Traceback" not in err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_does_not_predict_the_next_token_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    config = ModelConfig(family="bert", num_layers=1, hidden_size=8, num_attention_heads=2, seq_length=8, vocab_size=10)
+    formats.get("mcc-safetensors")().write(InMemory(config), tmp_path / "bert")
+    code, _, err = run(capsys, "perplexity", tmp_path / "bert", __file__)
+    assert code == 1
+    assert "is a bert with the head lm: it does not predict the next token" in err
