@@ -38,6 +38,9 @@ _WORDS = re.compile(r"\s*\S+|\s+")
 # Longer ones (a language without spaces, or no text at all) are cut: they would be a table of documents.
 _LONG = re.compile(r"\s*\S{1,64}|\s{1,64}")
 _WORD_CHARS = 64
+# A text is cut in pieces of about so many characters, each at the end of a word.
+_PIECE_CHARS = 1 << 18
+_WORD_END = re.compile(r"(?<=\S)\s")
 # A word is handed to the trainer as often as it occurs, in strings of so many characters.
 _FEED_CHARS = 1 << 16
 _COUNT, _TRAIN = "words", "train"
@@ -150,7 +153,8 @@ def _count(read: ReadConfig, _: Work) -> Apply:
     def apply(block: Block, out: Part) -> None:
         words: Counter[str] = Counter()
         for _, record in block.records(read, out):
-            words.update(_cut(record[key]))
+            for some in _cut(record[key]):
+                words.update(some)
         out.write_line("counts", orjson.dumps(words))
 
     return apply
@@ -187,16 +191,21 @@ def _threads(count: int) -> Iterator[None]:
             os.environ.pop(name)
 
 
-def _cut(text: str) -> list[str]:
-    """White space with the word behind it, word by word.
+def _cut(text: str) -> Iterator[list[str]]:
+    """White space with the word behind it, word by word; a long text in pieces, to save memory.
 
-    >>> _cut("to be,\\n  or")
-    ['to', ' be,', '\\n  or']
+    >>> list(_cut("to be,\\n  or"))
+    [['to', ' be,', '\\n  or']]
     """
-    words = _WORDS.findall(text)
-    if max(map(len, words), default=0) <= _WORD_CHARS:
-        return words
-    return [piece for word in words for piece in (_LONG.findall(word) if len(word) > _WORD_CHARS else (word,))]
+    start = 0
+    while start < len(text):
+        found = _WORD_END.search(text, start + _PIECE_CHARS)
+        end = found.start() if found is not None else len(text)
+        words = _WORDS.findall(text, start, end)
+        if max(map(len, words)) > _WORD_CHARS:
+            words = [piece for word in words for piece in (_LONG.findall(word) if len(word) > _WORD_CHARS else (word,))]
+        yield words
+        start = end
 
 
 def _fit(words: WordCounts, config: TokenizerConfig) -> Tokenizer:

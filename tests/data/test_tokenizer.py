@@ -14,6 +14,7 @@ from tokenizers import models, pre_tokenizers, trainers
 
 from mcc.core.errors import MccError, UsageError
 from mcc.core.events import Silent
+from mcc.data import tokenizer as tokenizer_module
 from mcc.data.base.records import ReadConfig
 from mcc.data.tokenizer import END_OF_TEXT, TokenizerConfig, load_tokenizer, train_tokenizer
 from mcc.data.tokens.vocabulary import BERT_TOKENS, byte_level
@@ -201,3 +202,15 @@ def test_bad_lines_and_no_documents(jsonl: Write, tmp_path: Path) -> None:
     with pytest.raises(MccError, match="no documents in"):
         train_tokenizer([path], tmp_path / "new.json")
     assert not list(tmp_path.glob("*new*"))
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.text(alphabet="ab \n\u3000", max_size=60), size=st.integers(1, 9))
+def test_a_long_text_is_cut_in_pieces(text: str, size: int) -> None:
+    whole = [word for some in tokenizer_module._cut(text) for word in some]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenizer_module, "_PIECE_CHARS", size)
+        pieces = list(tokenizer_module._cut(text))
+    assert [word for some in pieces for word in some] == whole and "".join(whole) == text
+    longest = max(map(len, whole), default=0)
+    assert all(sum(map(len, some)) <= size + 2 * longest for some in pieces)
