@@ -20,10 +20,10 @@ COMPRESSED = (
 )
 
 
-@pytest.mark.parametrize("schedule", ["1f1b", "gpipe"])
-def test_identity_equals_dense_bit_for_bit(schedule):
-    dense = run_ranks(trained, 8, toy_config(2, 2, 2, schedule=schedule), 6)
-    identity = run_ranks(trained, 8, toy_config(2, 2, 2, EVERYWHERE, schedule=schedule), 6)
+@pytest.mark.parametrize("parallel", [{"schedule": "1f1b"}, {"schedule": "gpipe", "sequence_parallel": True}])
+def test_identity_equals_dense_bit_for_bit(parallel):
+    dense = run_ranks(trained, 8, toy_config(2, 2, 2, parallel=parallel), 6)
+    identity = run_ranks(trained, 8, toy_config(2, 2, 2, EVERYWHERE, parallel=parallel), 6)
     for (a_losses, a), (b_losses, b) in zip(dense, identity, strict=True):
         assert a_losses == b_losses
         assert a.keys() == b.keys()
@@ -37,11 +37,15 @@ def _replicas(config, steps):
     mesh = engine.mesh
     parameters = {name: p.detach().clone() for name, p in engine.parameters.items()}
     replicated = [name for name in parameters if engine.family.row(name).tp_dim is None]
-    return (mesh.pp_rank, mesh.dp_rank, mesh.tp_rank), losses, parameters, replicated, mesh.wire.take()
+    replica = mesh.dp_rank * mesh.cp + mesh.cp_rank
+    return (mesh.pp_rank, replica, mesh.tp_rank), losses, parameters, replicated, mesh.wire.take()
 
 
-def test_compressed_replicas_never_drift():
-    results = run_ranks(_replicas, 8, toy_config(2, 2, 2, COMPRESSED), 30)
+@pytest.mark.parametrize("parallel", [{}, {"cp": 2, "sequence_parallel": True}])
+def test_compressed_replicas_never_drift(parallel):
+    dp = 2 // parallel.get("cp", 1)
+    steps = 30 if dp == 2 else 10
+    results = run_ranks(_replicas, 8, toy_config(2, 2, dp, COMPRESSED, parallel=parallel), steps)
     by_place = {place: parameters for place, _, parameters, _, _ in results}
     for (pp, dp, tp), losses, parameters, replicated, _ in results:
         assert losses == results[0][1]
