@@ -62,7 +62,7 @@ class IndexConfig:
 class IndexedPart:
     """The samples of one part of the documents of one file, or of a blend of several.
 
-    `documents`, `tokens` and `epochs` are None for a blend; `epochs` is for sentences too.
+    `documents`, `tokens` and `epochs` are None for a blend, and `epochs` for sentences.
     """
 
     prefix: str
@@ -117,7 +117,7 @@ def index(data_path: str | Path, config: IndexConfig, reporter: Reporter = SILEN
         else:
             opened = open_gpt(wanted, reporter)
         if opened is not None:
-            built += _described(opened, wanted, config, blend)
+            built += _described(opened, part, config, blend)
     return IndexReport(prefix=str(blend), parts=tuple(built), seconds=round(time.perf_counter() - started, 3))
 
 
@@ -142,31 +142,25 @@ def _tokens(data: IndexedDataset, documents: range) -> int:
     return int(data.sizes[documents.start : documents.stop].sum(dtype=np.int64))
 
 
-def _described(opened: Opened[Any], wanted: Wanted, config: IndexConfig, blend: Blend) -> list[IndexedPart]:
-    name = "train" if wanted.part == "all" else wanted.part
+def _described(opened: Opened[Any], part: str, config: IndexConfig, blend: Blend) -> list[IndexedPart]:
+    name = "train" if part == "all" else part
     found = []
-    shares = blend.shares(wanted.num_samples)
-    for samples, folder, count in zip(opened.parts, opened.folders, shares, strict=False):
-        if folder is None:
-            raise MccError(f"{blend}: indices cannot be written", "--data-cache-path FOLDER")
-        documents = tokens = epochs = None
-        if isinstance(samples, GPTSamples):
-            dataset = samples.dataset
-            documents = len(samples.documents)
-            tokens = int(dataset.sizes[samples.documents].sum(dtype=np.int64))
-            epochs = count_epochs(tokens, config.seq_length, count).count
+    for file in opened.files:
+        epochs = None
+        if isinstance(file.samples, GPTSamples):
+            epochs = count_epochs(file.tokens, config.seq_length, file.wanted).count
         found.append(
             IndexedPart(
-                prefix=str(folder.parent).removesuffix(".samples"),
+                prefix=str(file.prefix),
                 part=name,
-                documents=documents,
-                tokens=tokens,
+                documents=file.documents,
+                tokens=file.tokens,
                 epochs=epochs,
-                samples=len(samples),
-                path=str(folder),
+                samples=len(file.samples),
+                path=_written(file.folder, blend),
             )
         )
-    if len(opened.folders) > len(opened.parts) and opened.folders[-1] is not None:
+    if len(found) > 1:
         found.append(
             IndexedPart(
                 prefix=str(blend),
@@ -175,7 +169,13 @@ def _described(opened: Opened[Any], wanted: Wanted, config: IndexConfig, blend: 
                 tokens=None,
                 epochs=None,
                 samples=len(opened.samples),
-                path=str(opened.folders[-1]),
+                path=_written(opened.folder, blend),
             )
         )
     return found
+
+
+def _written(folder: Path | None, blend: Blend) -> str:
+    if folder is None:
+        raise MccError(f"{blend}: indices cannot be written", "--data-cache-path FOLDER")
+    return str(folder)

@@ -57,7 +57,7 @@ def test_training_takes_what_was_kept(tmp_path: Path, monkeypatch: pytest.Monkey
     for part, documents, count in (("train", train, 200), ("valid", valid, 8)):
         expected = GPTSamples(data, documents, 8, count, 7)
         found = open_gpt(wanted(data.prefix, part=part, num_samples=count, split="80,20"))
-        assert found is not None and isinstance(found.parts[0].shuffle_idx, np.memmap)
+        assert found is not None and isinstance(found.files[0].samples.shuffle_idx, np.memmap)
         assert len(found.samples) == len(expected)
         assert all(np.array_equal(found.samples[i], expected[i]) for i in range(len(expected)))
     with pytest.raises(TypeError):  # another setting would be built
@@ -91,7 +91,7 @@ def test_held_out_documents_of_a_part_of_a_blend(tmp_path: Path) -> None:
     large, small = write(tmp_path / "a"), write(tmp_path / "b", documents=1)
     blend = f"1 {large.prefix} 1 {small.prefix}"
     opened = open_gpt(wanted(blend, part="valid", split="90,10"))
-    assert opened is not None and len(opened.parts) == 1
+    assert opened is not None and len(opened.files) == 1
     assert open_gpt(wanted(small.prefix, part="valid", split="90,10")) is None
     with pytest.raises(MccError, match="leaves 0 documents for training"):
         open_gpt(wanted(blend, split="0,10"))
@@ -100,7 +100,8 @@ def test_held_out_documents_of_a_part_of_a_blend(tmp_path: Path) -> None:
 def test_bert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = sentences(tmp_path / "d")
     report = index(data.prefix, IndexConfig(kind="bert", seq_length=16, train_iters=10, split="80,20"))
-    assert [part.part for part in report.parts] == ["train", "valid"]
+    assert [(part.part, part.documents) for part in report.parts] == [("train", 24), ("valid", 6)]
+    assert sum(part.tokens or 0 for part in report.parts) == data.tokens
     forbid(monkeypatch)
     opened = open_bert(
         wanted(data.prefix, seq_length=16, num_samples=160, seed=1234, split="80,20"), MaskConfig(), None

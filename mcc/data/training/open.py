@@ -59,12 +59,30 @@ class Wanted:
 
 
 @dataclass(frozen=True)
+class OpenedFile(Generic[Item]):
+    """The samples of one token file.
+
+    Attributes:
+        wanted: how many samples the run takes of it, of those that there are.
+        documents, tokens: how many they are from.
+        folder: where the indices are kept; None where they could not be.
+    """
+
+    prefix: Path
+    wanted: int
+    documents: int
+    tokens: int
+    samples: Samples[Item]
+    folder: Path | None
+
+
+@dataclass(frozen=True)
 class Opened(Generic[Item]):
-    """Samples, and where the indices of each file (and of the blend) are kept; None where they could not be."""
+    """The samples of a run, those of each file, and where the indices of the blend are kept, if it is one."""
 
     samples: Samples[Item]
-    parts: tuple[Samples[Item], ...]
-    folders: tuple[Path | None, ...]
+    files: tuple[OpenedFile[Item], ...]
+    folder: Path | None = None
 
 
 def open_gpt(wanted: Wanted, reporter: Reporter = SILENT) -> Opened[NDArray[np.int64]] | None:
@@ -87,7 +105,7 @@ def open_gpt(wanted: Wanted, reporter: Reporter = SILENT) -> Opened[NDArray[np.i
         return samples, folder if written else None
 
     # As in Megatron-LM the sequences are counted: a document without tokens has none.
-    return _opened(wanted, _files(wanted, len), one, reporter)
+    return _opened(wanted, _files(wanted, len), one, lambda data, place: place, reporter)
 
 
 def open_bert(
@@ -119,7 +137,8 @@ def open_bert(
             return arrays["pairs"], where
         return BertSamples(data, key, vocabulary, masking, arrays["pairs"]), where
 
-    return _opened(wanted, _files(wanted, lambda data: data.documents), one, reporter)
+    files = _files(wanted, lambda data: data.documents)
+    return _opened(wanted, files, one, lambda data, place: int(data.doc_idx[place]), reporter)
 
 
 def gpt_folder(prefix: Path, key: SampleKey, cache: str | None = None) -> Path:
@@ -173,18 +192,25 @@ def _opened(
     wanted: Wanted,
     files: Sequence[_File],
     one: Callable[[IndexedDataset, range, int], tuple[Any, Path | None]],
+    first_sequence: Callable[[IndexedDataset, int], int],
     reporter: Reporter,
 ) -> Opened[Any] | None:
+    """`one` gives the samples of a file, `first_sequence` where a document begins."""
     if not files:
         return None
     weights = [file.weight for file in files]
     if len(files) < len(wanted.blend.weights):
         weights = [weight / sum(weights) for weight in weights]
     blend = Blend(tuple(str(file.data.prefix) for file in files), tuple(weights))
-    found = [one(f.data, f.documents, n) for f, n in zip(files, blend.shares(wanted.num_samples), strict=True)]
-    parts, folders = tuple(samples for samples, _ in found), tuple(folder for _, folder in found)
-    if len(parts) == 1:
-        return Opened(parts[0], parts, folders)
+    found: list[OpenedFile[Any]] = []
+    for file, count in zip(files, blend.shares(wanted.num_samples), strict=True):
+        data, documents = file.data, file.documents
+        samples, kept_in = one(data, documents, count)
+        sequences = slice(first_sequence(data, documents.start), first_sequence(data, documents.stop))
+        tokens = int(data.sizes[sequences].sum(dtype=np.int64))
+        found.append(OpenedFile(data.prefix, count, len(documents), tokens, samples, kept_in))
+    if len(found) == 1:
+        return Opened(found[0].samples, tuple(found))
     stamp = {"version": _VERSION, "weights": weights, "num_samples": wanted.num_samples}
     name = hashlib.blake2b(repr(weights).encode(), digest_size=4).hexdigest()
     folder = _root(files[0].data.prefix, wanted.cache) / f"blend_{name}_{wanted.num_samples}n"
@@ -194,5 +220,5 @@ def _opened(
         return {"files": chosen, "numbers": numbers}
 
     arrays, written = kept(folder, stamp, build, reporter)
-    mixed: Blended[Any] = Blended(parts, arrays["files"], arrays["numbers"])
-    return Opened(mixed, parts, (*folders, folder if written else None))
+    mixed: Blended[Any] = Blended([file.samples for file in found], arrays["files"], arrays["numbers"])
+    return Opened(mixed, tuple(found), folder if written else None)
