@@ -113,7 +113,7 @@ class FastokensEngine(Engine):
         import fastokens
 
         # Its threads are made at the first call: here one process is one core, `workers` says how many.
-        with _environment("RAYON_NUM_THREADS", "1"):
+        with _environment("RAYON_NUM_THREADS", "1"), _environment("FASTOKENS_BPE_THREADS", "1"):
             self._fast: Any = fastokens.Tokenizer.from_json_str(tokenizer.layout)
             self._fast.encode_batch_flat(["a", "b"])
         self._special = tokenizer.special

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -94,12 +97,22 @@ def test_samples_differ_from_block_to_block() -> None:
     assert all(0 < len(piece) <= 512 for number in range(40) for piece in sample([*texts, "short"], number))
 
 
-def test_threads_of_fastokens_stay_one(tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
-    monkeypatch.delenv("RAYON_NUM_THREADS", raising=False)
-    make_engine("fastokens", load_tokenizer(tokenizer))
-    assert "RAYON_NUM_THREADS" not in os.environ
+def test_threads_of_fastokens_stay_one(tokenizer: Path) -> None:
+    program = """
+import os, sys
+from pathlib import Path
+from mcc.data.tokens.engines import make_engine
+from mcc.data.tokens.vocabulary import load_tokenizer
+engine = make_engine("fastokens", load_tokenizer(sys.argv[1]))
+engine.encode(["the quick brown fox and others " * 2000] * 50)
+names = [Path("/proc/self/task", task, "comm").read_text() for task in os.listdir("/proc/self/task")]
+assert not [name for name in names if "fastokens" in name], names
+assert not {"RAYON_NUM_THREADS", "FASTOKENS_BPE_THREADS"} & set(os.environ)
+"""
+    if not Path("/proc/self/task").exists():
+        pytest.skip("needs Linux")
+    env = {key: value for key, value in os.environ.items() if not key.endswith("_THREADS")}
+    subprocess.run([sys.executable, "-c", program, str(tokenizer)], check=True, env=env)
 
 
 def test_special_tokens_of_a_real_model(shared_data: Path) -> None:
