@@ -86,6 +86,38 @@ def test_steps_that_overflow_are_left_out_on_every_rank():
         assert rest == [updates, iteration]
 
 
+def _overflow_on_one_rank(config):
+    engine = make_engine(config)
+    before = {name: p.detach().clone() for name, p in engine.parameters.items()}
+    if engine.mesh.dp_rank == 1:
+        next(iter(engine.parameters.values())).register_hook(lambda grad: grad / 0)
+    (norm, _, _), *_ = _scales_of(engine, 1)
+    return norm, engine.update.scale, all(torch.equal(p, before[name]) for name, p in engine.parameters.items())
+
+
+def _scales_of(engine, steps):
+    batches = [toy_batch(step, engine.mesh.dp_rank, engine.mesh.dp) for step in range(steps)]
+    return [(result.grad_norm, result.loss_scale, result.lr) for result in map(engine.step, batches)]
+
+
+@pytest.mark.parametrize("zero", [0, 1])
+def test_one_ranks_overflow_is_everyones(zero):
+    config = _config("fp16", dp=2, zero=zero, initial_loss_scale=256.0, hysteresis=1)
+    assert run_ranks(_overflow_on_one_rank, 2, config) == [(None, 128.0, True)] * 2
+
+
+def _norms(config):
+    return [norm for norm, *_ in _scales_of(make_engine(config), 3)]
+
+
+def test_the_loss_scale_is_taken_out_of_the_gradients():
+    """The norm that clipping sees is the gradients' own."""
+    wanted = run_ranks(_norms, 1, _config("fp32"))[0]
+    for scale in (16.0, 4096.0):
+        found = run_ranks(_norms, 1, _config("fp16", loss_scale=scale))[0]
+        assert found == pytest.approx(wanted, rel=0.01)
+
+
 def _save_then_continue(config, before, after):
     engine = make_engine(config)
     train(engine, before)
