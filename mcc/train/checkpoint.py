@@ -14,7 +14,6 @@ from mcc.ckpt import native
 from mcc.ckpt.format import open_checkpoint
 from mcc.ckpt.manifest import VERSION, read_manifest
 from mcc.ckpt.pieces import Piece
-from mcc.ckpt.source import Layout
 from mcc.core.config import plain
 from mcc.core.errors import MccError, UsageError
 from mcc.core.events import Reporter
@@ -39,6 +38,7 @@ def save(engine: Engine, tokenizer: str | None) -> Path:
         "iteration": engine.iteration,
         "consumed_samples": engine.progress.samples,
         "layout": {"tp": mesh.tp, "pp": mesh.pp, "dp": mesh.dp},
+        "codec_layout": _codec_layout(engine),
         "padded_vocab_size": config.model.padded_vocab_size(mesh.tp),
         "has_optimizer": True,
         "optimizer": engine.update.state(),
@@ -75,9 +75,8 @@ def resume(engine: Engine, folder: Path, reporter: Reporter) -> None:
     optimizer = meta.extra.get("optimizer")
     engine.restore(iteration, optimizer if isinstance(optimizer, dict) else None)
     _load(engine, folder, meta.padded_vocab_size)
-    layout = Layout(tp=engine.mesh.tp, pp=engine.mesh.pp, dp=engine.mesh.dp)
-    compress = meta.extra.get("compress", [])
-    if meta.layout != layout or compress != list(engine.config.compress):
+    compress, layout = meta.extra.get("compress", []), _codec_layout(engine)
+    if meta.extra.get("codec_layout") != layout or compress != list(engine.config.compress):
         if compress and dist.get_rank() == 0:
             reporter.warn("the layout or --compress changed: the codecs start afresh, their state is not carried over")
         return
@@ -122,6 +121,13 @@ def check_same_model(theirs: ModelConfig, ours: ModelConfig, where: Path, new_he
             stored, wanted = theirs.positions, ours.positions
         if stored != wanted:
             raise UsageError(f"{where} has {field.name} = {stored}, but the run has {wanted}")
+
+
+def _codec_layout(engine: Engine) -> dict[str, object]:
+    """All that decides which codecs a rank has, and of which shapes."""
+    parallel = engine.config.parallel
+    names = ("tp", "pp", "vpp", "dp", "cp", "stages", "schedule", "sequence_parallel")
+    return {name: getattr(parallel, name) for name in names}
 
 
 def _place(engine: Engine) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -35,9 +36,17 @@ def _resume(config, steps):
     return start, train(engine, steps), whole_parameters(engine)
 
 
-@pytest.mark.parametrize("compress", [(), COMPRESSED], ids=["dense", "compressed"])
-def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path, compress):
-    config = with_run(toy_config(2, 2, 2, compress), save=str(tmp_path))
+TOKENS_DEALT = {"cp": 2, "sequence_parallel": True}
+
+
+@pytest.mark.parametrize(
+    ("compress", "parallel"),
+    [((), {}), (COMPRESSED, {}), (COMPRESSED, TOKENS_DEALT)],
+    ids=["dense", "compressed", "compressed-tokens-dealt"],
+)
+def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path, compress, parallel):
+    dp = 2 // parallel.get("cp", 1)
+    config = with_run(toy_config(2, 2, dp, compress, parallel=parallel), save=str(tmp_path))
     whole = run_ranks(_uninterrupted, 8, config, 7)
     first = run_ranks(_train_and_save, 8, config, 4)
     second = run_ranks(_resume, 8, config, 3)
@@ -58,6 +67,26 @@ def test_any_layout_resumes_any_other(tmp_path, layout):
     assert other[1] == pytest.approx(same[1], abs=1e-5)
     for name, value in same[2].items():
         assert (other[2][name] - value).norm() / value.norm() < 1e-4, name
+
+
+def _resume_warnings(config):
+    warnings = []
+    engine = make_engine(config)
+    reporter = SimpleNamespace(warn=warnings.append, note=lambda text: None)
+    checkpoint.resume(engine, native.latest(Path(config.run.save)), reporter)
+    return warnings, engine.axes.forward.waiting
+
+
+def test_codecs_start_afresh_where_tokens_are_dealt_otherwise(tmp_path):
+    """Sequence parallelism sums halves: a codec's state of whole sums is none of theirs."""
+    compress = ("tp.forward=quantize:bits=6,feedback=on",)
+    config = with_run(toy_config(2, 1, 1, compress), save=str(tmp_path))
+    run_ranks(_train_and_save, 2, config, 2)
+    assert run_ranks(_resume_warnings, 2, config)[0][0] == []
+    dealt = with_run(toy_config(2, 1, 1, compress, parallel={"sequence_parallel": True}), save=str(tmp_path))
+    (warnings, waiting), _ = run_ranks(_resume_warnings, 2, dealt)
+    assert "codecs start afresh" in warnings[0]
+    assert not waiting
 
 
 def test_a_damaged_checkpoint_is_refused_in_one_line(tmp_path):
