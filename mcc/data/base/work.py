@@ -7,6 +7,7 @@ files, with the sizes of the files and the counts so far. What a killed run wrot
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -140,7 +141,7 @@ def opened(output: Path, key: Any, keep: bool = False) -> Iterator[Work]:
     With `keep` it stays on an error too: of many shards one may have failed.
 
     Raises:
-        MccError: another process writes the same output, or the folder cannot be made.
+        MccError: another process writes the same output, the folder cannot be made, or the disk is full.
     """
     folder = work_path(output)
     try:
@@ -156,9 +157,12 @@ def opened(output: Path, key: Any, keep: bool = False) -> Iterator[Work]:
         prepare(folder, key)
         try:
             yield Work(folder)
-        except Exception:
+        except Exception as error:
             if not keep:
                 remove(folder)
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                what = f"cannot write {output}: {os.strerror(error.errno).lower()}"
+                raise MccError(what, "make room, or choose another output path") from error
             raise
         remove(folder)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -266,3 +267,10 @@ def test_parquet_out_and_in(corpus: list[Path], tmp_path: Path) -> None:
 def test_nothing_left_is_an_empty_file(jsonl: Write, tmp_path: Path) -> None:
     run(job([jsonl("in.jsonl", [{"id": 1, "text": "x"}])], tmp_path / "out.jsonl.gz"))
     assert gzip.decompress((tmp_path / "out.jsonl.gz").read_bytes()) == b""
+
+
+def test_a_full_disk_says_which_file(tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    with pytest.raises(MccError, match=r"cannot write .*out\.jsonl: no space left on device"), opened(output, "key"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert names(tmp_path) == []
