@@ -25,6 +25,7 @@ class DataConfig:
     valid_data_path: str | None = option(None, "the same, of the held-out data [a part of --data-path, by --split]")
     split: str = option("949,50,1", "shares of documents for training, validation and test")
     tokenizer: str | None = option(None, "tokenizer.json, or a folder that has one; kept with every checkpoint")
+    sample_length: int | None = option(None, "tokens of a sample, fewer than --load's model can see [as many]")
     data_cache_path: str | None = option(None, "folder for the indices of samples [beside each token file]")
     masking: MaskConfig = field(default_factory=MaskConfig)
 

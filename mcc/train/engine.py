@@ -11,17 +11,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mcc.core.errors import MccError, UsageError
-from mcc.models.base.config import ModelConfig
+from mcc.core.errors import MccError
 from mcc.models.base.extras import Extras, Randomness
 from mcc.models.base.family import families
 from mcc.models.base.init import initialize
 from mcc.models.base.transformer import Stage
-from mcc.train.batch import Batch, on_positions, split
+from mcc.train.batch import Batch, on_positions, share, split
 from mcc.train.compress.codec import Codec, TensorSpec
 from mcc.train.compress.spec import parse_all
 from mcc.train.config import TrainConfig
-from mcc.train.objective import Objective, objectives
+from mcc.train.objective import objective_of, objectives
 from mcc.train.optim.batch_size import Progress
 from mcc.train.optim.schedule import LearningRate
 from mcc.train.optim.update import Update
@@ -30,6 +29,7 @@ from mcc.train.parallel.mesh import Mesh, build_mesh
 from mcc.train.parallel.pipeline import SCHEDULES, Pipeline
 from mcc.train.parallel.stages import Stages, cut
 from mcc.train.parallel.tensor import Clock, ParallelAxes
+from mcc.train.sources.source import Evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class Engine:
         self.config, self.mesh, self.clock = config, mesh, Clock(config.run.train_iters)
         compress = parse_all(config.compress)
         self.family = families.get(config.model.family)()
-        self.objective = objective_of(config.model)
+        self.objective = objectives.get(objective_of(config.model))()
         causal = self.family.blueprint.causal
         self.axes = ParallelAxes(mesh, compress, self.clock, config.parallel.sequence_parallel, zigzag=causal)
         self.stages = stages_of(config)
@@ -157,20 +157,44 @@ class Engine:
             loss_scale=scale if self.config.run.precision == "fp16" else None,
         )
 
-    def evaluate(self, batches: list[Batch]) -> float:
-        """The mean loss over batches, nothing compressed and nothing counted."""
+    def evaluate(self, evaluation: Evaluation) -> dict[str, float]:
+        """The mean loss over the evaluation's samples and its metrics, nothing compressed and nothing counted."""
         for module in self.modules.values():
             module.eval()
-        total = weight = torch.zeros(len(self.objective.parts(self.config.model)), dtype=torch.float64)
-        with self.axes.dense(), self.mesh.wire.paused():
-            for batch in batches:
+        parts = self.objective.parts(self.config.model)
+        total = weight = torch.zeros(len(parts), dtype=torch.float64)
+        size, mesh = self.config.run.global_batch_size, self.mesh
+        seen: list[tuple[int, Tensor, Tensor]] = []
+        with self.axes.dense(), mesh.wire.paused():
+            for first in range(0, evaluation.samples, size):
+                batch = evaluation.source.batch(first, size, mesh.dp_rank, mesh.dp)
                 tokens = self._begin(batch, None)
                 self.pipeline.evaluate(tokens, len(self._work.microbatches))
                 total = total + torch.tensor(self._mean(self._work.loss)) * self._work.weight
                 weight = weight + self._work.weight
+                if evaluation.metrics is not None and self._work.predictions:
+                    mine = share(first, size, mesh.dp_rank, mesh.dp)
+                    seen.append((mine.start, torch.cat(self._work.predictions), batch["labels"]))
         for module in self.modules.values():
             module.train()
-        return float((total / weight.clamp_min(1e-30)).sum())
+        means = total / weight.clamp_min(1e-30)
+        found = {"loss": float(means.sum())}
+        if len(parts) > 1:
+            found.update(zip(parts, means.tolist(), strict=True))
+        return found | self._metrics(evaluation, seen)
+
+    def _metrics(self, evaluation: Evaluation, seen: list[tuple[int, Tensor, Tensor]]) -> dict[str, float]:
+        """The metrics of all ranks' predictions: (first sample, predictions, labels) of each batch here."""
+        if evaluation.metrics is None:
+            return {}
+        # The tokens that heads look at are on the first context-parallel rank.
+        mine = seen if self.mesh.tp_rank == 0 and self.mesh.cp_rank == 0 else []
+        gathered: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(gathered, mine)
+        batches = sorted((batch for theirs in gathered for batch in theirs), key=lambda batch: batch[0])
+        predictions = torch.cat([batch[1] for batch in batches])[: evaluation.samples]
+        labels = torch.cat([batch[2] for batch in batches])[: evaluation.samples]
+        return evaluation.metrics(predictions.numpy(), labels.numpy())
 
     def codecs(self) -> Mapping[str, Codec]:
         """Every codec in use on this rank, by site and key."""
@@ -221,6 +245,10 @@ class Engine:
         scale = (self.mesh.dp * self.mesh.cp / work.weight.clamp_min(1e-30)).float()
         parts = self.objective.loss(out, batch, self.axes, self.config.model) * scale
         work.loss = work.loss + parts.detach()
+        if work.step is None:
+            predictions = self.objective.predictions(out, batch)
+            if predictions is not None:
+                work.predictions.append(predictions.cpu())
         return parts.sum() * self.update.scale
 
     def _mean(self, parts: Tensor) -> list[float]:
@@ -242,26 +270,13 @@ class Work:
 
     Attributes:
         loss: float32[K], this replica's parts of the mean loss, of the micro-batches that were run; on the last stage.
+        predictions: what the objective says of their samples, in evaluation.
     """
 
     def __init__(self, microbatches: list[Batch], weight: Tensor, step: int | None) -> None:
         self.microbatches, self.weight, self.step = microbatches, weight, step
         self.loss = torch.zeros(weight.shape)
-
-
-def objective_of(model: ModelConfig) -> Objective:
-    """What a model with this head is trained for.
-
-    Raises:
-        UsageError: the head is for use, not for training.
-    """
-    causal = families.get(model.family)().blueprint.causal
-    if model.head == "lm" and causal:
-        return objectives.get("causal-lm")()
-    for _, objective in objectives.all():
-        if model.head in objective.heads and objective.heads != ("lm",):
-            return objective()
-    raise UsageError(f"head = {model.head!r} has no objective to train for", "lm, classification, ...")
+        self.predictions: list[Tensor] = []
 
 
 def stages_of(config: TrainConfig) -> Stages:

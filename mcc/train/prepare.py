@@ -17,8 +17,9 @@ from mcc.models.base.family import families
 from mcc.train.compress.codec import Codec
 from mcc.train.compress.spec import parse_all
 from mcc.train.config import TrainConfig
-from mcc.train.data import held_out_batches, training_batches
+from mcc.train.data import open_data
 from mcc.train.engine import stages_of
+from mcc.train.finetune.resolve import resolve
 from mcc.train.optim.schedule import LearningRate
 from mcc.train.parallel.pipeline import check_schedule
 from mcc.train.parallel.tokens import require_cp
@@ -34,6 +35,7 @@ def prepare(config: TrainConfig, world_size: int) -> tuple[TrainConfig, str | No
     parse_all(config.compress)
     _check_folders(config)
     config, tokenizer = _model(config)
+    config = resolve(config)
     dp = config.parallel.replicas(world_size)
     config = dataclasses.replace(config, parallel=dataclasses.replace(config.parallel, dp=dp))
     if config.run.train_samples is not None:
@@ -42,8 +44,7 @@ def prepare(config: TrainConfig, world_size: int) -> tuple[TrainConfig, str | No
     LearningRate(config.optim, config.run.sizes, config.run.train_iters)
     check_precision(config)
     _check_layout(config, dp)
-    training_batches(config, 0, dp)
-    held_out_batches(config, 0, dp)
+    open_data(config, tokenizer)
     return config, tokenizer
 
 
@@ -54,6 +55,10 @@ def _model(config: TrainConfig) -> tuple[TrainConfig, str | None]:
     if config.run.load:
         meta = open_checkpoint(Path(config.run.load)).meta
         model = meta.config
+        if config.data.sample_length:
+            model = dataclasses.replace(
+                model, seq_length=config.data.sample_length, max_position_embeddings=model.positions
+            )
         tokenizer = meta.tokenizer.read_text(encoding="utf-8") if meta.tokenizer else None
     if config.data.tokenizer:
         found = load_tokenizer(config.data.tokenizer)
