@@ -76,9 +76,12 @@ def train(
         if json:
             console.print_json(result)
         else:
-            rows = [[key, value] for key, value in result.items() if not isinstance(value, dict)]
+            rows = [[key, value] for key, value in result.items() if not isinstance(value, (dict, list))]
             rows += [[f"bytes sent a step, {site}", n] for site, n in result["wire_bytes"].items()]
             console.table("Training", ["", ""], rows)
+            if len(scores := result["scores"]) > 1:
+                columns = list(scores[-1])
+                console.table("Scores", columns, [[score.get(column) for column in columns] for score in scores])
 
 
 def _is_leader() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -66,10 +67,11 @@ def read(run: Path) -> list[dict[str, Any]]:
 
 
 def summary(run: Path) -> dict[str, Any]:
-    """A finished run in a few numbers: last losses, median speed, mean bytes a step by site."""
+    """A finished run in a few numbers: last losses and scores, median speed, mean bytes a step by site."""
     lines = read(run)
     steps = [line for line in lines if "loss" in line]
-    held_out = [line["heldout_loss"] for line in lines if "heldout_loss" in line]
+    found = scores(lines)
+    last = {key: value for key, value in found[-1].items() if key != "step"} if found else {"heldout_loss": None}
     # The first step also builds the pipeline.
     times = [line["step_time_s"] for line in steps[1:]] or [line["step_time_s"] for line in steps]
     sites = {site for line in steps for site in line["wire_bytes"]}
@@ -77,7 +79,21 @@ def summary(run: Path) -> dict[str, Any]:
     return {
         "steps": steps[-1]["step"],
         "final_train_loss": steps[-1]["loss"],
-        "heldout_loss": held_out[-1] if held_out else None,
+        **last,
         "tokens_per_s": tokens / median(times),
         "wire_bytes": {s: round(fmean(line["wire_bytes"].get(s, 0) for line in steps)) for s in sorted(sites)},
+        "scores": found,
     }
+
+
+def scores(lines: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What the model was scored at on the way: a step, and the loss and metrics of each set of held-out samples.
+
+    >>> scores([{"step": 2, "loss": 0.1}, {"step": 2, "a_loss": 0.2}, {"step": 2, "b_loss": 0.3, "b_f1": 0.5}])
+    [{'step': 2, 'a_loss': 0.2, 'b_loss': 0.3, 'b_f1': 0.5}]
+    """
+    found: dict[int, dict[str, Any]] = {}
+    for line in lines:
+        if "loss" not in line and any(key.endswith("_loss") for key in line):
+            found.setdefault(line["step"], {}).update(line)
+    return list(found.values())
