@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mcc.core.errors import MccError, UsageError
+from mcc.core.events import Silent
 from mcc.data.indexed import IndexedDataset, IndexedWriter
 from mcc.data.sample_index import IndexConfig, index
 from mcc.data.samples import GPTSamples, split_documents
@@ -131,6 +132,23 @@ def test_a_cache_elsewhere(tmp_path: Path) -> None:
     index(tmp_path / "data" / "d", config)
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["d.bin", "d.idx"]
     assert len(list((tmp_path / "cache").glob("d-*.samples/*/key.json"))) == 1
+
+
+def test_where_nothing_can_be_written(tmp_path: Path) -> None:
+    data = write(tmp_path / "d")
+    (tmp_path / "d.samples").write_text("in the way", encoding="utf-8")
+    warnings: list[str] = []
+
+    class Listener(Silent):
+        def warn(self, text: str) -> None:
+            warnings.append(text)
+
+    opened = open_gpt(wanted(data.prefix, split="1"), Listener())
+    assert opened is not None and opened.files[0].folder is None
+    assert np.array_equal(opened.samples[0], GPTSamples(data, range(60), 8, 200, 7)[0])
+    assert len(warnings) == 1 and "built in memory" in warnings[0]
+    with pytest.raises(MccError, match="indices cannot be written"):
+        index(data.prefix, IndexConfig(seq_length=8, epochs=1, split="1"))
 
 
 def _build(prefix: Path, log: Path) -> None:
