@@ -66,3 +66,40 @@ def test_quantised_sum_is_within_its_bound():
 def test_two_shots_send_less_than_gathering():
     (_, sent, whole, _), *_ = run_ranks(_sums, 4, "tp.forward=quantize:bits=8,scale=tensor", 1)
     assert sent < 3 * whole * 0.75
+
+
+def _through_the_host():
+    """Every collective with staging forced: what a GPU's tensors go through."""
+    size, rank = dist.get_world_size(), dist.get_rank()
+    found = []
+    for staged in (False, True):
+        group = Collective(dist.group.WORLD, size, rank, Wire(), "tp.forward")
+        copies: list[torch.Tensor] = []
+        if staged:
+            group.host = lambda x, kept=copies: kept.append(x.clone()) or kept[-1]
+        pieces = list(torch.randn(size, 4, generator=_seed(1, rank)))
+        sums = [group.sum_(pieces[0].clone()), group.max_(pieces[0].clone()), *group.sum_flat([pieces[0], pieces[1]])]
+        found.append([*sums, *group.gather(pieces[0]), *group.exchange(pieces), group.scatter_sum(pieces)])
+        assert len(copies) == (6 if staged else 0)
+    return found
+
+
+def test_host_copies_come_back():
+    for plain, staged in run_ranks(_through_the_host, 3):
+        assert all(torch.equal(a, b) for a, b in zip(plain, staged, strict=True))
+
+
+def _scatter(dtype):
+    size, rank = dist.get_world_size(), dist.get_rank()
+    everyone = [torch.randn(size, 50, generator=_seed(2, r), dtype=torch.float64).to(dtype) for r in range(size)]
+    mine = Collective(dist.group.WORLD, size, rank, Wire(), "tp.forward").scatter_sum(list(everyone[rank]))
+    return mine, sum(x[rank].double() for x in everyone)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_narrow_terms_are_added_in_float32(dtype):
+    """Rounded once: half a unit in the last place of the sum, and float32's own additions."""
+    for mine, wanted in run_ranks(_scatter, 4, dtype):
+        assert mine.dtype == dtype
+        bound = torch.finfo(dtype).eps / 2 * wanted.abs() + 4 * torch.finfo(torch.float32).eps * 4
+        assert ((mine.double() - wanted).abs() <= bound).all()

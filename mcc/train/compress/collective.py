@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mcc.train.compress import host
 from mcc.train.compress.codec import Codec, Context, TensorSpec, pack, unpack
 from mcc.train.compress.wire import Wire
 
@@ -17,24 +18,43 @@ if TYPE_CHECKING:
 
 
 class Collective:
-    """`group`'s collectives, each counted in `wire` under `site`. A group of one rank sends nothing."""
+    """`group`'s collectives, each counted in `wire` under `site`. A group of one rank sends nothing.
+
+    A GPU's tensors go through pinned host memory where the group is gloo's: several ranks may share a GPU.
+    """
 
     def __init__(self, group: dist.ProcessGroup | None, size: int, rank: int, wire: Wire, site: str) -> None:
         self.group, self.size, self.rank, self.wire, self.site = group, size, rank, wire, site
+
+    def staged(self, x: Tensor) -> bool:
+        """Whether x has to go through host memory."""
+        return x.is_cuda and dist.get_backend(self.group) == "gloo"
+
+    def host(self, x: Tensor) -> Tensor:
+        """x, or a copy of it in pinned host memory where it is `staged`."""
+        if not self.staged(x):
+            return x
+        return torch.empty(x.shape, dtype=x.dtype, pin_memory=torch.cuda.is_available()).copy_(x)
 
     def sum_(self, x: Tensor) -> Tensor:
         """The sum over ranks, in place. Every rank gets the same bits."""
         if self.size > 1:
             self.wire.add(self.site, 2 * (self.size - 1) / self.size * x.nbytes)
-            dist.all_reduce(x, group=self.group)
+            self._all_reduce(x, dist.ReduceOp.SUM)
         return x
 
     def max_(self, x: Tensor) -> Tensor:
         """The maximum over ranks, in place."""
         if self.size > 1:
             self.wire.add(self.site, 2 * (self.size - 1) / self.size * x.nbytes)
-            dist.all_reduce(x, op=dist.ReduceOp.MAX, group=self.group)
+            self._all_reduce(x, dist.ReduceOp.MAX)
         return x
+
+    def _all_reduce(self, x: Tensor, op: dist.ReduceOp.RedOpType) -> None:
+        here = self.host(x)
+        dist.all_reduce(here, op=op, group=self.group)
+        if here is not x:
+            x.copy_(here)
 
     def sum_flat(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The sums of several tensors of one dtype in one all-reduce."""
@@ -47,22 +67,23 @@ class Collective:
     def gather(self, message: Tensor) -> list[Tensor]:
         """Every rank's message (uint8, equal lengths), in order of rank."""
         self.wire.add(self.site, (self.size - 1) * message.nbytes)
-        messages = [torch.empty_like(message) for _ in range(self.size)]
-        dist.all_gather(messages, message, group=self.group)
-        return messages
+        here = self.host(message)
+        messages = [torch.empty_like(here) for _ in range(self.size)]
+        dist.all_gather(messages, here, group=self.group)
+        return [found.to(message.device) for found in messages]
 
     def exchange(self, messages: Sequence[Tensor]) -> list[Tensor]:
         """All-to-all of equal-length messages: the i-th goes to rank i; returns what each rank sent here."""
-        sent = torch.cat(list(messages))
+        sent = self.host(torch.cat(list(messages)))
         received = torch.empty_like(sent)
         self.wire.add(self.site, (self.size - 1) / self.size * sent.nbytes)
         dist.all_to_all_single(received, sent, group=self.group)
-        return list(received.chunk(self.size))
+        return list(received.to(messages[0].device).chunk(self.size))
 
     def scatter_sum(self, pieces: Sequence[Tensor]) -> Tensor:
         """The sum over ranks of this rank's piece: a reduce-scatter of `size` pieces of one shape.
 
-        Where gloo carries it, the terms are added in order of rank.
+        Where gloo carries it, the terms are added in order of rank, 16-bit ones in float32.
         """
         if self.size == 1:
             return pieces[0]
@@ -71,10 +92,11 @@ class Collective:
             self.wire.add(self.site, (self.size - 1) * total.nbytes)
             dist.reduce_scatter(total, [piece.contiguous() for piece in pieces], group=self.group)
             return total
-        total, *rest = self.exchange([piece.reshape(-1) for piece in pieces])
+        first, *rest = self.exchange([piece.reshape(-1) for piece in pieces])
+        total = first.to(torch.promote_types(first.dtype, torch.float32))
         for term in rest:
             total += term
-        return total.view(pieces[0].shape)
+        return total.to(first.dtype).view(pieces[0].shape)
 
 
 class CompressedScatter:

@@ -36,11 +36,8 @@ class Transfer:
 
     def __init__(self, message: Tensor, group: Collective, tag: int) -> None:
         group.wire.add(group.site, message.nbytes)
-        # gloo moves host memory only.
-        self.staged = message.is_cuda and dist.get_backend(group.group) == "gloo"
-        self.device = message.device
-        self.sent = message.cpu() if self.staged else message
-        self.received = torch.empty_like(self.sent, pin_memory=self.staged)
+        self.device, self.sent = message.device, group.host(message)
+        self.received = torch.empty_like(self.sent, pin_memory=self.sent.is_pinned())
         ranks = dist.get_process_group_ranks(group.group)
         after, before = ranks[(group.rank + 1) % group.size], ranks[group.rank - 1]
         self.works = dist.batch_isend_irecv([
@@ -53,7 +50,7 @@ class Transfer:
         for work in self.works:
             work.wait()
         del self.sent
-        return self.received.to(self.device, non_blocking=True) if self.staged else self.received
+        return self.received.to(self.device)
 
 
 @dataclass(frozen=True, kw_only=True)
