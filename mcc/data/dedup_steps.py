@@ -107,7 +107,7 @@ def find_job(
     if config.keep != "first":
         raise UsageError(f"keep = {config.keep} has no effect when pairs are only found", "leave it out")
     plan = make_plan(config, inputs, sides.load)
-    outputs = [*side_outputs(output, sides), Output(records_path(output), file=_PAIRS)]
+    outputs = [*side_outputs(output, sides), Output(records_path(output, parquet=False), file=_PAIRS)]
 
     def report(counts: Counter[str], work: Work) -> PairsReport:
         more = {"copies": work.counts(FIND)["copies"], "candidates": counts["compared"], "pairs": counts["pairs"]}
@@ -185,7 +185,7 @@ def group_job(pairs: Path, output: Path, threshold: float = 0.7) -> Job[GroupsRe
     if not 0 <= threshold <= 1:
         raise UsageError(f"threshold = {threshold} must be between 0 and 1")
     require_file(pairs, "file of pairs")
-    outputs = [Output(records_path(output), file=_GROUPS)]
+    outputs = [Output(records_path(output, parquet=False), file=_GROUPS)]
 
     def report(counts: Counter[str], work: Work) -> GroupsReport:
         more = {name: counts[name] for name in ("groups", "duplicates")}

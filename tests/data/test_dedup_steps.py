@@ -184,3 +184,12 @@ def test_a_bucket_drawn_at_random_is_not_needed(jsonl: Write, tmp_path: Path) ->
     for out in (one, two):
         find_duplicates([path], out)
     assert one.read_bytes() == two.read_bytes() != b""
+
+
+def test_pairs_and_groups_are_no_table(jsonl: Write, tmp_path: Path) -> None:
+    source = jsonl("in.jsonl", ["some text", "some text"])
+    with pytest.raises(UsageError, match="records are written as JSON lines"):
+        find_duplicates([source], tmp_path / "pairs.parquet")
+    find_duplicates([source], tmp_path / "pairs.jsonl")
+    with pytest.raises(UsageError, match="records are written as JSON lines"):
+        group_duplicates(tmp_path / "pairs.jsonl", tmp_path / "groups.parquet")

@@ -41,19 +41,20 @@ class Output:
     optional: bool = False
 
 
-def records_path(path: Path) -> Path:
+def records_path(path: Path, parquet: bool = True) -> Path:
     """`path`, when records can be written to a file of that name.
+
+    Args:
+        parquet: whether they have common columns.
 
     Raises:
         UsageError: its ending is none of those.
     """
     suffix = content_suffix(path)
-    if suffix in JSONL or (suffix in PARQUET and path.suffix.lower() in PARQUET):
+    if suffix in JSONL or (parquet and suffix in PARQUET and path.suffix.lower() in PARQUET):
         return path
-    endings = ", ".join([*(f".jsonl{end}" for end in ("", *COMPRESSIONS)), *PARQUET])
-    raise UsageError(
-        f"output {path}: records are written as JSON lines or Parquet", f"end its name with one of {endings}"
-    )
+    endings = ", ".join([*(f".jsonl{end}" for end in ("", *COMPRESSIONS)), *(PARQUET if parquet else ())])
+    raise UsageError(f"output {path}: records are written as JSON lines", f"end its name with one of {endings}")
 
 
 def publish(output: Output, work: Work) -> None:
