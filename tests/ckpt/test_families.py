@@ -96,6 +96,29 @@ def test_norms_in_tensorflows_spelling(tmp_path: Path) -> None:
     assert_same_tensors(open_checkpoint(tmp_path), source)
 
 
+def test_the_first_berts_files_have_more_heads_than_they_say(tmp_path: Path) -> None:
+    """bert-base-uncased calls itself BertForMaskedLM, and has the pooler that fine-tuning starts from."""
+    source = InMemory(MODELS["bert, pretraining"])
+    write(source, tmp_path, "hf")
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"architectures": ["BertForMaskedLM"]}))
+    assert_same_tensors(open_checkpoint(tmp_path), source)
+    assert open_checkpoint(tmp_path).meta.unread == ()
+
+
+def test_tensors_without_a_place_are_told_of(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    write(InMemory(), tmp_path / "a", "hf")
+    tensors = load_file(tmp_path / "a" / "model.safetensors")
+    copies = {"lm_head.weight": tensors["transformer.wte.weight"].clone(), "transformer.h.0.attn.bias": torch.ones(2)}
+    save_file(tensors | copies, tmp_path / "a" / "model.safetensors")
+    assert open_checkpoint(tmp_path / "a").meta.unread == ()
+    save_file(tensors | copies | {"score.weight": torch.ones(2)}, tmp_path / "a" / "model.safetensors")
+    done = convert(tmp_path / "a", tmp_path / "b", "mcc")
+    assert done.dropped == ("what no model here has: score.weight",)
+
+
 def test_tensors_that_are_several_there_are_checked_one_by_one(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 

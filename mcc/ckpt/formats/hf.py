@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from mcc.ckpt.tensor_files import Entry, Stored, TensorFiles, read_index, write_
 from mcc.ckpt.tokenizer_files import TOKENIZER, write_hf_tokenizer
 from mcc.core.errors import MccError
 from mcc.core.events import Reporter
+from mcc.models.base.config import ModelConfig
 from mcc.models.base.family import Family, families
 from mcc.models.base.forms import FORMS, Form, join, split, split_shapes
 
@@ -26,6 +28,11 @@ if TYPE_CHECKING:
 
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+# Tensors that hold nothing of their own: causal masks, positions, wavelengths, BERT's output layer (the embedding).
+_CONSTANTS = (
+    *(".attn.bias", ".attn.masked_bias", "position_ids", "rotary_emb.inv_freq"),
+    *("cls.predictions.decoder.weight", "cls.predictions.decoder.bias"),
+)
 
 
 class _PickledFiles:
@@ -62,6 +69,7 @@ class _HuggingFace(Source):
             raise MccError(f"{file}: {error.what}", error.hint) from error
         safe = any((folder / name).exists() for name in _SAFETENSORS)
         self.files: TensorFiles | _PickledFiles = TensorFiles(folder) if safe else _PickledFiles(folder)
+        config = self._fullest(family, config)
         self._shapes = expected_shapes(config)
         self._where: dict[str, tuple[list[str], Form]] = {}
         for name, row, layer in family.table(config):
@@ -75,6 +83,7 @@ class _HuggingFace(Source):
             padded_vocab_size=config.vocab_size,
             tokenizer=tokenizer if tokenizer.is_file() else None,
             extra={"model_type": family.hf_model_type, "files": "safetensors" if safe else "pytorch_model.bin"},
+            unread=self._unread(),
         )
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -86,6 +95,24 @@ class _HuggingFace(Source):
     def read(self, name: str) -> Tensor:
         theirs, form = self._where[name]
         return join([self.files.read(key) for key in theirs], form, self.meta.config)
+
+    def _fullest(self, family: Family, config: ModelConfig) -> ModelConfig:
+        """A masked-LM head with a pooler and a pair's head beside it is a pretraining head, whatever config.json says:
+        the first BERTs' files are, and what is fine-tuned starts from their pooler."""
+        if config.head != "lm" or "pretraining" not in family.blueprint.heads:
+            return config
+        full = dataclasses.replace(config, head="pretraining")
+        names = (key for _, row, layer in family.table(full) if row.heads for key in row.hf_names(layer))
+        return full if all(any(key in self.files.stored for key in _spellings(name)) for name in names) else config
+
+    def _unread(self) -> tuple[str, ...]:
+        """Tensors that nothing here has a place for, in words; copies and constants are not missed."""
+        read = {key for found, _ in self._where.values() for key in found}
+        tied = () if "output.weight" in self._where else ("lm_head.weight",)
+        known = (*tied, *_CONSTANTS)
+        left = sorted(key for key in self.files.stored if key not in read and not key.endswith(known))
+        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+        return (f"what no model here has: {', '.join(left[:3])}{more}",) if left else ()
 
     def _find(self, theirs: str, shape: tuple[int, ...], folder: Path) -> str:
         """The name that the files have for the tensor `theirs`."""
