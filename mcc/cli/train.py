@@ -27,8 +27,16 @@ torchrun --nproc-per-node 8 -m mcc train small.toml --tp 2 --pp 2 --resume
 """
 
 
+# Megatron-LM's names of settings that are shorter here.
+_ALIASES = {
+    "parallel.tp": ("--tensor-model-parallel-size",),
+    "parallel.pp": ("--pipeline-model-parallel-size",),
+    "parallel.cp": ("--context-parallel-size",),
+}
+
+
 @app.command(epilog=_EPILOG, cls=BlendCommand)
-@flags(TrainConfig)
+@flags(TrainConfig, aliases=_ALIASES)
 def train(
     *,
     config: Annotated[Path | None, typer.Argument(help="TOML file of settings; flags come on top of it.")] = None,

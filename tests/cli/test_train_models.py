@@ -56,3 +56,10 @@ def test_an_unknown_model_is_refused_by_name() -> None:
     )
     assert done.returncode == 2
     assert "unknown model 'gpt2-354m'; did you mean 'gpt2-345m'?" in done.stderr
+
+
+def test_megatrons_names_of_the_parallel_sizes() -> None:
+    names = ("--tensor-model-parallel-size", "--pipeline-model-parallel-size", "--context-parallel-size")
+    given = [part for name, size in zip(names, (2, 3, 4), strict=True) for part in (name, str(size))]
+    parallel = json.loads(run(*given, "--sequence-parallel", "--show-config"))["parallel"]
+    assert (parallel["tp"], parallel["pp"], parallel["cp"], parallel["sequence_parallel"]) == (2, 3, 4, True)
