@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -149,6 +150,12 @@ def preprocess(
 
     if dataset_impl != "mmap":
         raise UsageError(f"--dataset-impl {dataset_impl}: only mmap is written", "cached and lazy files can be read")
+    keys = steps.words(json_keys)
+    if input_files and keys:
+        # Megatron-LM's --json-keys takes several words; the second and later ones arrive as inputs.
+        more = [path for path in inputs or [] if re.fullmatch(r"[\w-]+", str(path)) and not path.exists()]
+        inputs = [path for path in inputs or [] if path not in more]
+        keys += tuple(map(str, more))
     paths = [*(inputs or []), *(input_files or [])]
     if not paths:
         raise UsageError("nothing to read", "give files, or --input FILE")
@@ -160,7 +167,7 @@ def preprocess(
     values = steps.given(append_eod=append_eod, workers=workers, engine=engine)
     if split_sentences:
         values["sentences"] = sentences
-    values["read"] = steps.read(steps.words(json_keys), on_error, max_errors)
+    values["read"] = steps.read(keys, on_error, max_errors)
     files = TokenizerFiles(
         model=_text(tokenizer),
         vocab_file=_text(vocab_file),

@@ -244,3 +244,10 @@ def test_the_help_tells_the_defaults_of_the_configuration() -> None:
             checked += 1
     assert checked > 25
     assert all(dataclasses.is_dataclass(config) for config in CONFIGS.values()) and isinstance(app, typer.Typer)
+
+
+def test_keys_as_megatron_lm_takes_them(mcc_data: Run, jsonl: Write, tokenizer: Path, tmp_path: Path) -> None:
+    path = jsonl("in.jsonl", [{"text": PROSE, "title": "A title", "body": "More"}])
+    rest = ("--output-prefix", tmp_path / "p", "--tokenizer", tokenizer)
+    report = mcc_data("preprocess", "--input", path, "--json-keys", "text", "title", "body", *rest)
+    assert list(report["tokens"]) == ["text", "title", "body"]
