@@ -128,10 +128,42 @@ def test_task(tmp_path: Path) -> None:
         read_documents(task, file)
 
 
+def test_model_family() -> None:
+    import torch
+    from transformers import MistralConfig, MistralForCausalLM
+
+    from mcc.core.errors import MccError
+    from mcc.models.base.axes import Axes
+    from mcc.models.base.config import ModelConfig
+    from mcc.models.base.family import families
+    from mcc.models.base.forms import FORMS, join
+
+    family = plugin(families, "mistral")()
+    config = ModelConfig(
+        family="mistral", num_layers=2, hidden_size=16, num_attention_heads=4, num_query_groups=2, seq_length=8,
+        vocab_size=128, untie_embeddings_and_output_weights=True,
+    )  # fmt: skip
+    assert family.from_hf_config(family.to_hf_config(config)) == config
+    with pytest.raises(MccError, match="sliding_window = 4 is not Mistral's"):
+        family.from_hf_config(family.to_hf_config(config) | {"sliding_window": 4})
+    theirs = MistralForCausalLM(MistralConfig(**family.to_hf_config(config), bos_token_id=None, eos_token_id=None))
+    state = theirs.eval().state_dict()
+    ours = family.build(config, Axes(), range(2)).eval()
+    ours.load_state_dict(
+        {
+            name: join([state[key] for key in row.hf_names(layer)], FORMS[row.hf_form], config)
+            for name, row, layer in family.table(config)
+        }
+    )
+    tokens = torch.arange(8)[None] * 3
+    torch.testing.assert_close(ours(tokens), theirs(tokens).logits, atol=1e-5, rtol=0)
+
+
 def test_every_recipe_has_a_test() -> None:
     assert {path.rpartition("/")[0] for path in BLOCKS} == {
         "mcc/train/compress/codecs",
         "mcc/data/filters",
+        "mcc/models",
         "mcc/data/stages",
         "mcc/data/task_files",
         "mcc/ckpt/formats",

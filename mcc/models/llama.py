@@ -65,7 +65,7 @@ class Llama(Family):
             }
         return {
             "architectures": [self.hf_classes[config.head]],
-            "model_type": "llama",
+            "model_type": self.hf_model_type,
             "hidden_act": "silu",
             "vocab_size": config.vocab_size,
             "max_position_embeddings": config.positions,
@@ -88,12 +88,14 @@ class Llama(Family):
     def from_hf_config(self, values: dict[str, Any]) -> ModelConfig:
         """The configuration of a `LlamaForCausalLM`."""
         known = {"hidden_act": ("silu", "swish"), "attention_bias": (False, None), "mlp_bias": (False, None)}
-        hf_config.refuse(values, known, "Llama")
+        hf_config.refuse(values, known, self.name)
         # Version 5 of transformers has one table, version 4 a base and perhaps a table of the scaling.
         rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
         kind = rope.get("rope_type", rope.get("type", "default"))
         if kind not in ("default", "llama3"):
-            raise MccError(f"config.json: rotary positions of type {kind!r} are not Llama's", "known: default, llama3")
+            raise MccError(
+                f"config.json: rotary positions of type {kind!r} are not {self.name}'s", "known: default, llama3"
+            )
         scaled: dict[str, Any] = {}
         if kind == "llama3":
             scaled = {
@@ -106,7 +108,7 @@ class Llama(Family):
         groups, channels = values.get("num_key_value_heads") or heads, values.get("head_dim")
         inner = int(values.get("intermediate_size", 11008))
         return ModelConfig(
-            family="llama",
+            family=self.name,
             vocab_size=int(values["vocab_size"]),
             seq_length=int(values.get("max_position_embeddings", 2048)),
             hidden_size=hidden,

@@ -44,6 +44,13 @@ MODELS = {
 }  # fmt: skip
 
 
+def test_every_family_is_here() -> None:
+    assert {config.family for config in MODELS.values()} == set(families.names())
+    for family in families.names():
+        heads = {config.head for config in MODELS.values() if config.family == family}
+        assert heads == set(families.get(family).blueprint.heads) == set(families.get(family).hf_classes)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_outputs_and_gradients_equal_transformers(name: str) -> None:
     ours, theirs = pair(MODELS[name])
@@ -121,7 +128,7 @@ def test_a_model_without_an_output_layer_has_the_embedding_once() -> None:
     ("family", "change", "message"),
     [
         ("gpt2", {"activation_function": "relu"}, "activation_function = 'relu' is not GPT-2's"),
-        ("llama", {"attention_bias": True}, "attention_bias = True is not Llama's"),
+        ("llama", {"attention_bias": True}, "attention_bias = True is not llama's"),
         ("llama", {"rope_scaling": {"type": "yarn", "factor": 2.0}}, "rotary positions of type 'yarn'"),
         ("bert", {"hidden_act": "relu"}, "hidden_act = 'relu' is not bert's"),
         ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type = 'relative_key'"),
