@@ -88,4 +88,4 @@ def index(
         return
     columns = ["part", "documents", "tokens", "epochs", "samples", "kept in"]
     rows = [(p.part, p.documents, p.tokens, p.epochs, p.samples, p.path) for p in report.parts]
-    console.table("index", columns, [["" if cell is None else cell for cell in row] for row in rows])
+    console.table("index", columns, rows)
