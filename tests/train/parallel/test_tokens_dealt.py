@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from mcc.train.parallel.mesh import build_mesh
 from mcc.train.parallel.tensor import Clock, ParallelAxes
 from mcc.train.parallel.tokens import Dealt, require_cp
 from tests.ranks import run_ranks
+from tests.train.toy import toy_config, trained
 
 B, T, V = 2, 16, 32
 SIZES: dict[str, Any] = {
@@ -180,3 +182,17 @@ def test_uneven_sequences_are_refused_with_the_numbers():
         require_cp(10, 4, zigzag=False)
     with pytest.raises(UsageError, match=r"10/1 = 10 tokens are not a multiple of tp = 4"):
         require_cp(10, 1, zigzag=True, parts=4)
+
+
+def test_recomputation_draws_the_same_dropout():
+    """Four ranks, dropout everywhere, the ring run again backward: the same bits whatever is recomputed."""
+    model = dataclasses.replace(MODELS["gpt2"], hidden_dropout=0.1, attention_dropout=0.1)
+    found = []
+    for recompute in ("none", "selective", "full"):
+        parallel = {"cp": 2, "sequence_parallel": True, "recompute_granularity": recompute}
+        config = toy_config(tp=2, parallel=parallel, model=model, precision="bf16")
+        found.append(run_ranks(trained, 4, config, 2)[0])
+    losses, parameters = found[0]
+    for other_losses, other in found[1:]:
+        assert other_losses == losses
+        assert all(torch.equal(other[name], parameters[name]) for name in parameters)
