@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from mcc.train.compress.collective import Collective
 from mcc.train.compress.wire import Wire
@@ -201,3 +203,26 @@ def _dropped(p: float, padding: str) -> None:
 @pytest.mark.parametrize("padding", ["", "holes"])
 def test_dropout_draws_the_same_forward_and_backward(padding):
     run_ranks(_dropped, 3, 0.3, padding)
+
+
+def _peak_bytes(tokens: int, rings: bool, causal: bool) -> int:
+    """The most that attention's tensors take forward and backward, inputs and kernels' temporaries included."""
+    size, rank = dist.get_world_size(), dist.get_rank()
+    group = Collective(dist.group.WORLD, size, rank, Wire(), "cp.kv")
+    ring = Ring(keys=group, grads=group, dealt=Dealt(size, rank, causal), message_bytes=1)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        q, k, v = (torch.randn(1, 12, tokens, 32, requires_grad=True) for _ in range(3))
+        out = ring.attend(q, k, v, causal) if rings else F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        out.backward(torch.randn(1, 12, tokens, 32))
+    events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
+    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    return max(itertools.accumulate(changes))
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_memory_does_not_grow_with_the_ranks(causal):
+    """N times the tokens on N ranks take at most 1.25 times what a rank takes alone."""
+    (alone,) = run_ranks(_peak_bytes, 1, 512, False, causal)
+    assert alone >= 8 * 12 * 512 * 32 * 4  # q, k, v, the output and their gradients
+    for peak in run_ranks(_peak_bytes, 4, 512, True, causal):
+        assert peak <= 1.25 * alone
