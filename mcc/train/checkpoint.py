@@ -98,7 +98,9 @@ def load_weights(engine: Engine, path: Path) -> None:
         for name, parameter in engine.parameters.items():
             if new_head and name not in stored:
                 continue  # a head of the run's own begins afresh
-            parameter.copy_(local(source.read(name), engine.family.row(name), engine.config.model, engine.axes))
+            shard = local(source.read(name), engine.family.row(name), engine.config.model, engine.axes)
+            rows = engine.update.held(name)
+            parameter.copy_(shard if rows is None else shard[rows[0] : rows[0] + len(parameter)])
 
 
 # They change nothing of what the model computes, or how much of its context a sample takes.
@@ -141,7 +143,7 @@ def _pieces(engine: Engine, tied_copy: bool) -> Iterator[tuple[str, Piece]]:
     for name, parameter in engine.parameters.items():
         if name == TIED and not engine.pipeline.first and not tied_copy:
             continue
-        yield f"model.{name}", _piece(engine, name, parameter.data)
+        yield f"model.{name}", _piece(engine, name, parameter.data, engine.update.held(name))
         for slot, tensors in kept.items():
             if name in tensors:  # with ZeRO a rank may own no rows
                 yield f"optim.{slot}.{name}", _piece(engine, name, tensors[name], engine.update.rows(name))

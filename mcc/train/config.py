@@ -40,6 +40,7 @@ class ParallelConfig:
     dp: int | None = option(None, "data-parallel replicas [world size / (tp x pp x cp)]")
     cp: int = option(1, "context-parallel ranks: each has a part of every sample's tokens")
     zero: int = option(0, "1: each replica keeps the optimizer's state of its own rows of the parameters (ZeRO-1)")
+    fully_shard: bool = option(False, "shard parameters and gradients, too, with torch's fully_shard (ZeRO-3)")
     sequence_parallel: bool = option(False, "shard norms and dropout over the tokens among the tensor-parallel ranks")
     schedule: Literal["1f1b", "gpipe", "zero-bubble", "zbv", "dualpipev"] = option("1f1b", "pipeline schedule")
     recompute_granularity: Literal["none", "selective", "full"] = option(

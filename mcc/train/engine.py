@@ -24,6 +24,7 @@ from mcc.train.objective import objective_of, objectives
 from mcc.train.optim.batch_size import Progress
 from mcc.train.optim.schedule import LearningRate
 from mcc.train.optim.update import Update
+from mcc.train.parallel.fully_shard import FullyShard
 from mcc.train.parallel.gradients import GradSync, sequence_parameters, sync_sequence, sync_tied
 from mcc.train.parallel.mesh import Mesh, build_mesh
 from mcc.train.parallel.pipeline import SCHEDULES, Pipeline
@@ -80,6 +81,10 @@ class Engine:
         for module in self.modules.values():
             self._take(module)
         self.rate = LearningRate(config.optim, config.run.sizes, config.run.train_iters)
+        self.full: FullyShard | None = None
+        if config.parallel.fully_shard and mesh.dp * mesh.cp > 1:
+            self.full = FullyShard(self.modules.values(), mesh, self.stages.ends)
+            self.parameters = self.full.owned
         samples, tokens = config.run.micro_batch_size * rows, config.model.seq_length // mesh.cp
         hidden = tokens // mesh.tp if self.axes.sequence else tokens
         self.pipeline = Pipeline(
@@ -93,7 +98,7 @@ class Engine:
             (samples, tokens),
             TensorSpec((samples, hidden, config.model.hidden_size), self.dtype),
         )
-        self.update = Update(self.parameters, self.family, mesh, config, self.pipeline.first)
+        self.update = Update(self.parameters, self.family, mesh, config, self.pipeline.first, self.full)
         tied = self.family.tied(config.model)
         self.sync = GradSync(self.parameters, mesh, compress, self.clock, tied, self.update.zero)
         self.tied = mesh.embedding_sum() if tied and mesh.embedding is not None else None
@@ -210,6 +215,10 @@ class Engine:
     def _synchronize(self) -> None:
         """Make the gradients the same wherever a parameter is the same: their means over the replicas."""
         sync_sequence(self.parameters, self.sharded_tokens, self.axes.tokens)
+        if self.full is not None:  # means since the backward pass
+            if self.tied is not None and self.full.tied is not None:
+                sync_tied(self.parameters, self.full.tied, 1)
+            return
         self.sync()
         if self.tied is not None:
             sync_tied(self.parameters, self.tied, self.mesh.dp * self.mesh.cp)

@@ -21,6 +21,7 @@ from mcc.train.data import open_data
 from mcc.train.engine import stages_of
 from mcc.train.finetune.resolve import resolve
 from mcc.train.optim.schedule import LearningRate
+from mcc.train.parallel.fully_shard import check_fully_shard
 from mcc.train.parallel.pipeline import check_schedule
 from mcc.train.parallel.tokens import require_cp
 
@@ -43,6 +44,7 @@ def prepare(config: TrainConfig, world_size: int) -> tuple[TrainConfig, str | No
         config = dataclasses.replace(config, run=dataclasses.replace(config.run, train_iters=steps))
     LearningRate(config.optim, config.run.sizes, config.run.train_iters)
     check_precision(config)
+    check_fully_shard(config)
     _check_layout(config, dp)
     open_data(config, tokenizer)
     return config, tokenizer

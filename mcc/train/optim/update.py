@@ -16,6 +16,7 @@ from mcc.train.compress.collective import Collective
 from mcc.train.config import TrainConfig
 from mcc.train.optim import optimizers
 from mcc.train.optim.scaler import LossScale
+from mcc.train.parallel.fully_shard import FullyShard
 from mcc.train.parallel.gradients import clip_
 from mcc.train.parallel.mesh import Mesh
 from mcc.train.parallel.zero import Zero
@@ -30,19 +31,27 @@ class Update:
         mesh: this rank's place.
         config: the run's.
         first: whether this rank has the first stage, whose copy of a tied embedding counts in the norm.
+        full: what `fully_shard` made of the stages, if it did; `parameters` are then the rows that it left here.
 
     Attributes:
-        zero: which rows are whose, or None: this rank updates all that it holds.
+        zero: which rows are whose with ZeRO-1, else None.
         updated: what the optimizer works on, by name.
         scaler: of fp16, else None.
         count: updates made; steps without the skipped ones.
     """
 
     def __init__(
-        self, parameters: Mapping[str, nn.Parameter], family: Family, mesh: Mesh, config: TrainConfig, first: bool
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        family: Family,
+        mesh: Mesh,
+        config: TrainConfig,
+        first: bool,
+        full: FullyShard | None = None,
     ) -> None:
         self.parameters, self.family, self.mesh, self.config, self.first = parameters, family, mesh, config.optim, first
         self.zero: Zero | None = None
+        self.full = full
         self.updated: Mapping[str, nn.Parameter] = parameters
         replicas = mesh.replicas_sum("dp.grad")
         # Replicas agree on the gradients, unless each has rows of its own.
@@ -50,6 +59,9 @@ class Update:
         if config.parallel.zero and replicas.size > 1:
             self.zero = Zero(parameters, replicas, mesh.replicas_sum("dp.param"))
             self.updated = self.zero.owned
+        if self.full is not None:
+            self.updated = {name: rows for name, rows in parameters.items() if len(rows)}
+        if self.zero is not None or self.full is not None:
             group, size = dist.group.WORLD, dist.get_world_size()
         self.norm_group = Collective(group, size, 0, mesh.wire, "norm")
         self.world = Collective(dist.group.WORLD, dist.get_world_size(), 0, mesh.wire, "norm")
@@ -66,6 +78,8 @@ class Update:
         """Forget the last step's gradients."""
         for parameter in (*self.parameters.values(), *self.updated.values()):
             parameter.grad = None
+        if self.full is not None:
+            self.full.zero_grad()
 
     @torch.no_grad()
     def __call__(self, rate: float, synchronize: Callable[[], None]) -> float | None:
@@ -78,6 +92,8 @@ class Update:
         Raises:
             MccError: gradients are not finite, and no loss scale is to blame or can be lowered.
         """
+        if self.full is not None:
+            self.full.take()
         if self.scaler is not None and self._overflowed(self.scaler):
             self.scaler.update(overflow=True)
             return None
@@ -102,7 +118,13 @@ class Update:
 
     def rows(self, name: str) -> tuple[int, int] | None:
         """(first, of how many) rows of a parameter that `moments` is of; None: of all."""
-        return None if self.zero is None else (self.zero.rows(name)[0], self.parameters[name].shape[0])
+        if self.zero is not None:
+            return self.zero.rows(name)[0], self.parameters[name].shape[0]
+        return self.held(name)
+
+    def held(self, name: str) -> tuple[int, int] | None:
+        """(first, of how many) rows of a parameter that this rank holds; None: all."""
+        return None if self.full is None else (self.full.rows(name)[0], self.full.count(name))
 
     def state(self) -> dict[str, Any]:
         """Plain values for a checkpoint."""
