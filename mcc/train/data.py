@@ -70,6 +70,7 @@ def open_data(config: TrainConfig, tokenizer: str | None = None, reporter: Repor
     Raises:
         UsageError, MccError: files are missing, foreign, or hold too little.
     """
+    families.get(config.model.family)().check(config.model)
     objective = objectives.get(objective_of(config.model))()
     if config.finetune.task is not None:
         return _task_data(config, _required(tokenizer, f"task {config.finetune.task}"), objective, reporter)

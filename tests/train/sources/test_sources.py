@@ -181,6 +181,13 @@ def test_epochs_of_a_task(labelled: Path, tokenizer: str) -> None:
     ]  # fmt: skip
 
 
+def test_a_family_without_the_head(labelled: Path, tokenizer: str) -> None:
+    config = task(labelled)
+    other = dataclasses.replace(config, model=dataclasses.replace(config.model, family="gpt2"))
+    with pytest.raises(UsageError, match="unknown head of family gpt2 'classification'"):
+        open_data(other, tokenizer)
+
+
 def test_scored_examples_fill_up_the_last_batch(labelled: Path, tokenizer: str) -> None:
     (evaluation,) = open_data(task(labelled), tokenizer).evaluations
     assert (evaluation.name, evaluation.samples, len(evaluation.source)) == ("valid", 10, 10)
