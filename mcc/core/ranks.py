@@ -36,3 +36,10 @@ def from_environment(env: Mapping[str, str] | None = None) -> Ranks | None:
             # An interactive Slurm shell is one task: that is a process started alone.
             return None if rank == "SLURM_PROCID" and found.world_size == 1 else found
     return None
+
+
+def restart_count(env: Mapping[str, str] | None = None) -> int:
+    """How often torch's elastic launcher has started the ranks again after a failure; 0 without one."""
+    env = os.environ if env is None else env
+    count = env.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return int(count) if count.isdigit() else 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -23,8 +23,11 @@ from mcc.train.engine import Engine
 from mcc.train.parallel.gradients import TIED
 
 
-def save(engine: Engine, tokenizer: str | None) -> Path:
-    """Write the engine's state, and the tokenizer's JSON, as `RUN/iter_*`. Collective."""
+def save(engine: Engine, tokenizer: str | None, write: Callable[..., Path] = native.save) -> Path:
+    """Write the engine's state, and the tokenizer's JSON, as `RUN/iter_*`. Collective.
+
+    `write` is called as `native.save`, and may do it later from a copy (`mcc.train.saver.Saver`).
+    """
     config, mesh = engine.config, engine.mesh
     assert config.run.save is not None
     state: dict[str, Tensor | Piece] = dict(_pieces(engine, tied_copy=False))
@@ -44,7 +47,7 @@ def save(engine: Engine, tokenizer: str | None) -> Path:
         "optimizer": engine.update.state(),
         "compress": list(config.compress),
     }
-    return native.save(Path(config.run.save), engine.iteration, state, manifest, tokenizer)
+    return write(Path(config.run.save), engine.iteration, state, manifest, tokenizer)
 
 
 def resume(engine: Engine, folder: Path, reporter: Reporter) -> None:

@@ -11,7 +11,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mcc.core.errors import MccError
 from mcc.models.base.extras import Extras, Randomness
 from mcc.models.base.family import families
 from mcc.models.base.init import initialize
@@ -20,6 +19,7 @@ from mcc.train.batch import Batch, on_positions, share, split
 from mcc.train.compress.codec import Codec, TensorSpec
 from mcc.train.compress.spec import parse_all
 from mcc.train.config import TrainConfig
+from mcc.train.faults import not_finite
 from mcc.train.objective import objective_of, objectives
 from mcc.train.optim.batch_size import Progress
 from mcc.train.optim.schedule import LearningRate
@@ -49,6 +49,13 @@ class StepResult:
     grad_norm: float | None
     lr: float
     loss_scale: float | None = None
+
+    def line(self) -> dict[str, Any]:
+        """Its fields of `metrics.jsonl`."""
+        values: dict[str, Any] = {"loss": self.loss, "lr": self.lr, "grad_norm": self.grad_norm}
+        if self.loss_scale is not None:
+            values["loss_scale"] = self.loss_scale
+        return values | (self.parts if len(self.parts) > 1 else {})
 
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -150,7 +157,7 @@ class Engine:
         parts = self._mean(self._work.loss)
         loss = sum(parts)
         if not math.isfinite(loss):
-            raise MccError(f"loss is {loss} at step {self.clock.step + 1}", "lower --lr, or compress less")
+            raise not_finite("loss", loss, self.clock.step + 1, bool(self._work.loss.isfinite().all()))
         norm = self.update(rate, self._synchronize)
         self.clock.step += 1
         names = self.objective.parts(self.config.model)
@@ -233,7 +240,8 @@ class Engine:
             count = batch["tokens"].shape[1] // self.mesh.cp
             batch = on_positions(batch, self.axes.positions(count, batch["tokens"].device))
         weight = self.objective.weight(batch, self.config.model).double()
-        dist.all_reduce(weight, group=self.mesh.replicas)
+        with self.mesh.wire.recorder.span("wait", what="weights"):
+            dist.all_reduce(weight, group=self.mesh.replicas)
         microbatches = split(batch, samples // self.config.run.micro_batch_size)
         self._work = Work(microbatches, weight, step)
         return batch["tokens"]
@@ -264,7 +272,8 @@ class Engine:
         """The mean over the replicas of the last stage's losses, on every rank; control traffic, not counted."""
         mine = self.pipeline.last and self.mesh.tp_rank == 0
         total = parts.double() if mine else torch.zeros(parts.shape, dtype=torch.float64)
-        dist.all_reduce(total)
+        with self.mesh.wire.recorder.span("wait", what="loss"):
+            dist.all_reduce(total)
         means: list[float] = (total / (self.mesh.dp * self.mesh.cp)).tolist()
         return means
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import os
 import signal
@@ -21,9 +20,15 @@ from mcc.core.errors import MccError, UsageError
 from mcc.core.events import SILENT, Reporter
 from mcc.core.ranks import from_environment
 from mcc.train.config import TrainConfig
+from mcc.train.faults import accounts, place
 from mcc.train.loop import train
 from mcc.train.prepare import prepare
-from mcc.train.worker import Order, work
+from mcc.train.stop import Stop
+from mcc.train.tensorboard import require_tensorboard
+from mcc.train.worker import STOPPED, Order, keep_traceback, work
+
+# After a signal the ranks have so long to finish their step and save.
+_SAVING_S = 600
 
 
 def run(config: TrainConfig, nproc: int | None = None, reporter: Callable[[], Reporter] | None = None) -> TrainConfig:
@@ -48,12 +53,13 @@ def run(config: TrainConfig, nproc: int | None = None, reporter: Callable[[], Re
         if ranks is not None and ranks.rank > 0:
             raise SystemExit(error.exit_code) from None  # rank 0 finds and prints the same
         raise
+    _check(resolved, ranks is None)
     if resolved.run.save and (ranks is None or ranks.rank == 0):
         provenance.write(resolved.run.save, plain(resolved), {"seed": resolved.run.seed})
     if not resolved.run.save and reporter and (ranks is None or ranks.rank == 0):
         reporter().warn("without --save nothing of the run is kept")
     order = Order(config=resolved, tokenizer=tokenizer, reporter=reporter)
-    if world == 1 and ranks is None:
+    if world == 1 and ranks is None and not resolved.safety.max_restarts:
         _alone(order)
     elif ranks is None:
         _launch(order, world)
@@ -67,9 +73,26 @@ def _alone(order: Order) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         dist.init_process_group("gloo", init_method=f"file://{scratch}/rendezvous", rank=0, world_size=1)
         try:
-            train(order.config, order.tokenizer, order.reporter() if order.reporter else SILENT)
+            with Stop(enabled=bool(order.config.run.save)) as stop:
+                train(order.config, order.tokenizer, order.reporter() if order.reporter else SILENT, stop)
         finally:
             dist.destroy_process_group()
+
+
+def _check(config: TrainConfig, launches: bool) -> None:
+    """Refuse what would fail later.
+
+    Raises:
+        UsageError: TensorBoard is missing, or restarts are wanted where there is nothing to start from or nobody to.
+    """
+    if config.observe.tensorboard_dir:
+        require_tensorboard()
+    if config.safety.max_restarts and not config.run.save:
+        raise UsageError("--max-restarts needs --save: the folder of the checkpoints to start again from")
+    if config.safety.max_restarts and not launches:
+        raise UsageError(
+            "--max-restarts: these ranks were started by another launcher", "torchrun --max-restarts starts them again"
+        )
 
 
 def _launch(order: Order, nproc: int) -> None:
@@ -81,60 +104,55 @@ def _launch(order: Order, nproc: int) -> None:
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     for name in [n for n in logging.root.manager.loggerDict if n.startswith("torch.distributed.elastic")]:
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what ended the run is said once, below
+    # A signal that Slurm sends to the launcher means the ranks, as SIGTERM does.
+    signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     with tempfile.TemporaryDirectory(prefix="mcc-train-") as scratch:
-        written = Path(scratch) / "order.json"
-        order = dataclasses.replace(order, failures=Path(scratch) / "failures")
+        written, failures = Path(scratch) / "order.json", Path(scratch) / "failures"
+        order = dataclasses.replace(order, failures=failures)
         order.write(written)
-        settings = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=nproc,
-            run_id=Path(scratch).name,
-            rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
-            local_addr="127.0.0.1",
-            max_restarts=0,
-            monitor_interval=0.1,
-        )
+        failures.mkdir()
+        settings: dict[str, Any] = {
+            "min_nodes": 1,
+            "max_nodes": 1,
+            "nproc_per_node": nproc,
+            "run_id": Path(scratch).name,
+            "rdzv_backend": "c10d",
+            "rdzv_endpoint": "localhost:0",
+            "local_addr": "127.0.0.1",
+            "max_restarts": order.config.safety.max_restarts,
+            "monitor_interval": 0.1,
+            "shutdown_timeout": _SAVING_S,
+        }
+        known = {field.name for field in dataclasses.fields(LaunchConfig)}  # the last came with torch 2.12
+        launch = elastic_launch(LaunchConfig(**{k: v for k, v in settings.items() if k in known}), sys.executable)
         try:
-            elastic_launch(settings, sys.executable)("-m", "mcc.train.worker", str(written))
+            launch("-m", "mcc.train.worker", str(written))
         except ChildFailedError as error:
-            assert order.failures is not None
-            raise _first_failure(error, order.failures, order.config) from None
+            raise _first_failure(error, failures, order.config) from None
         except SignalException as error:
             if error.sigval == signal.SIGINT:
                 raise KeyboardInterrupt from None
+            if (failures / STOPPED).exists():
+                return  # the ranks saved, and ended well
             name = signal.Signals(error.sigval).name
             hint = "continue with --resume" if order.config.run.save else None
             raise MccError(f"stopped by {name}", hint) from None
 
 
-def _first_failure(error: Any, folder: Path, config: TrainConfig) -> MccError:
+def _first_failure(error: Any, failures: Path, config: TrainConfig) -> MccError:
     """The rank that failed first, not those that only saw it vanish."""
-    accounts = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("rank_*.json")]
-    causes = sorted((a for a in accounts if not a["lost_peer"]), key=lambda a: a["time"])
+    found = accounts(max(failures.iterdir(), key=lambda folder: int(folder.name), default=failures))
     killed = [f for f in error.failures.values() if f.exitcode < 0 and -f.exitcode != signal.SIGTERM]
-    if causes and not killed:
-        first = causes[0]
-        kept = _keep(first, config)
-        kind = UsageError if first["exit_code"] == UsageError.exit_code else MccError
-        where = "" if kept is None else f"traceback in {kept}"
-        return kind(f"rank {first['rank']} ({_place(first['rank'], config)}): {first['what']}", first["hint"] or where)
+    killed.sort(key=lambda failure: failure.timestamp)
+    # A rank that was told of and then killed was stuck; a time of death is cut to whole seconds.
+    if found and not (killed and killed[0].timestamp < int(found[0].time)):
+        first = found[0]
+        where = None
+        if config.run.save and not first.known:
+            where = f"traceback in {keep_traceback(first, Path(config.run.save))}"
+        kind = UsageError if first.exit_code == UsageError.exit_code else MccError
+        return kind(f"rank {first.rank} ({place(first.rank, config.parallel)}): {first.what}", first.hint or where)
     rank, failure = (killed[0].local_rank, killed[0]) if killed else error.get_first_failure()
     name = failure.signal_name() if failure.exitcode < 0 else f"exit code {failure.exitcode}"
     hint = "continue with --resume" if config.run.save else None
-    return MccError(f"rank {rank} ({_place(rank, config)}) died: {name}", hint)
-
-
-def _place(rank: int, config: TrainConfig) -> str:
-    tp, dp = config.parallel.tp, config.parallel.dp or 1
-    return f"pp {rank // (tp * dp)}, dp {rank // tp % dp}, tp {rank % tp}"
-
-
-def _keep(failure: dict[str, Any], config: TrainConfig) -> Path | None:
-    """The traceback of a rank that failed by our bug, kept in the run's folder."""
-    if failure["known"] or not config.run.save:
-        return None
-    path = Path(config.run.save) / f"rank_{failure['rank']}.traceback"
-    path.write_text(failure["traceback"], encoding="utf-8")
-    return path
+    return MccError(f"rank {rank} ({place(rank, config.parallel)}) died: {name}", hint)

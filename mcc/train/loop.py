@@ -2,76 +2,73 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import torch.distributed as dist
 
-from mcc.ckpt import native
+from mcc.ckpt import history
 from mcc.core.events import SILENT, Reporter
 from mcc.core.files import PARTIAL, remove
+from mcc.core.ranks import restart_count
 from mcc.train import checkpoint
 from mcc.train.config import TrainConfig
 from mcc.train.data import RunData, open_data
 from mcc.train.engine import Engine, make_mesh
-from mcc.train.metrics import MetricsFile, total_bytes
+from mcc.train.saver import Saver, own_group
 from mcc.train.sources.prefetch import Prefetched
+from mcc.train.stop import Stop
+from mcc.train.watch import Watch
 
 
-def train(config: TrainConfig, tokenizer: str | None = None, reporter: Reporter = SILENT) -> None:
-    """Train as this rank of the default process group. Only rank 0 reports and writes metrics."""
-    run = config.run
+def train(
+    config: TrainConfig, tokenizer: str | None = None, reporter: Reporter = SILENT, stop: Stop | None = None
+) -> int:
+    """Train as this rank of the default process group; the step at which it ended. Only rank 0 reports and writes.
+
+    Args:
+        config: the resolved configuration.
+        tokenizer: JSON, kept with every checkpoint.
+        reporter: of rank 0.
+        stop: ends the run early, with a checkpoint.
+    """
+    run, safety, stop = config.run, config.safety, stop or Stop(enabled=False)
     mesh = make_mesh(config)
-    leader = dist.get_rank() == 0
-    reporter = reporter if leader else SILENT
+    reporter = reporter if dist.get_rank() == 0 else SILENT
     data = open_data(config, tokenizer, reporter)
     engine = Engine(config, mesh, data.rows)
     folder = Path(run.save) if run.save else None
     start(engine, folder, reporter)
     source = Prefetched(data.train)
-    metrics = MetricsFile(folder, engine.iteration) if folder and leader else None
-    waited, logged = time.perf_counter(), engine.iteration
-    with reporter.task("training", total=run.train_iters, unit="steps") as task:
-        task.advance(engine.iteration)
-        while engine.iteration < run.train_iters:
-            at = engine.progress
-            result = engine.step(source.batch(at.samples, at.batch, mesh.dp_rank, mesh.dp))
-            step, last = engine.iteration, engine.iteration == run.train_iters
-            if step % run.log_interval == 0 or last:
-                seconds, waited = time.perf_counter() - waited, time.perf_counter()
-                steps, logged = step - logged, step
-                sent = total_bytes(mesh.wire.take())
-                line = {
-                    "step": step,
-                    "loss": result.loss,
-                    "lr": result.lr,
-                    "grad_norm": result.grad_norm,
-                    "tokens": engine.progress.samples * config.model.seq_length,
-                    "step_time_s": seconds / steps,
-                    "wire_bytes": {site: round(n / steps) for site, n in sent.items()},
-                }
-                if result.loss_scale is not None:
-                    line["loss_scale"] = result.loss_scale
-                if len(result.parts) > 1:
-                    line |= result.parts
-                if metrics:
-                    metrics.append(line)
-                task.describe(f"loss {result.loss:.3f}")
-            task.advance()
+    control = own_group(dist.get_backend() != "gloo")
+    saver = Saver(safety.keep_last, safety.async_save, own_group(safety.async_save), reporter)
+    device = next(iter(engine.parameters.values())).device
+    with Watch(config, mesh, engine.iteration, reporter, control, device, engine.dtype) as watch, saver:
+        last = False
+        while engine.iteration < run.train_iters and not last:
+            at, step = engine.progress, engine.iteration + 1
+            with watch.step(step):
+                with watch.recorder.span("data"):
+                    batch = source.batch(at.samples, at.batch, mesh.dp_rank, mesh.dp)
+                result = engine.step(batch)
+                stopped = stop.agreed(step, control)
+                last = stopped or step == run.train_iters
+                watch.log(step, result.line(), engine.progress.samples * config.model.seq_length, last)
             due = run.eval_interval and step % run.eval_interval == 0
-            if last or due or data.epoch_ended(at.samples, engine.progress.samples):
-                for evaluation in data.evaluations:
-                    found = engine.evaluate(evaluation)
-                    if metrics:
-                        metrics.append({"step": step, **{f"{evaluation.name}_{key}": n for key, n in found.items()}})
-                    figures = ", ".join(f"{key} {number:.4f}" for key, number in found.items())
-                    reporter.note(f"{_when(data, engine)}: {evaluation.name} {figures}")
-                waited = time.perf_counter()
+            if not stopped and (last or due or data.epoch_ended(at.samples, engine.progress.samples)):
+                with watch.aside():
+                    for evaluation in data.evaluations:
+                        found = engine.evaluate(evaluation)
+                        watch.told(step, {f"{evaluation.name}_{key}": n for key, n in found.items()})
+                        figures = ", ".join(f"{key} {number:.4f}" for key, number in found.items())
+                        reporter.note(f"{_when(data, engine)}: {evaluation.name} {figures}")
             if folder and (last or (run.save_interval and step % run.save_interval == 0)):
-                saved = checkpoint.save(engine, tokenizer)
-                reporter.note(f"saved {saved}")
-                waited = time.perf_counter()
+                with watch.aside():
+                    checkpoint.save(engine, tokenizer, saver)
+            saver.poll()
+            if stopped:
+                reporter.warn(f"stopped by a signal after step {step} of {run.train_iters}; continue with --resume")
     source.close()
+    return engine.iteration
 
 
 def _when(data: RunData, engine: Engine) -> str:
@@ -82,16 +79,16 @@ def _when(data: RunData, engine: Engine) -> str:
 
 def start(engine: Engine, folder: Path | None, reporter: Reporter) -> None:
     """Fresh weights, another checkpoint's, or those of the run's own last checkpoint. Collective."""
-    run = engine.config.run
+    run, restarted = engine.config.run, restart_count() > 0
     if folder and dist.get_rank() == 0 and folder.exists():
         for torn in folder.glob(f".iter_*{PARTIAL}"):
             remove(torn)  # left by a run that was killed while it saved
+    if folder and (run.resume or restarted):
+        last = history.last_good(folder, reporter.warn)
+        if last is not None:
+            checkpoint.resume(engine, last, reporter)
+            reporter.note(f"resumed from {last} at step {engine.iteration}")
+            return
+        reporter.warn(f"no checkpoint in {folder} yet: starting from step 0")
     if run.load:
         checkpoint.load_weights(engine, Path(run.load))
-    elif run.resume and folder:
-        last = native.latest(folder)
-        if last is None:
-            reporter.warn(f"no checkpoint in {folder} yet: starting from step 0")
-            return
-        checkpoint.resume(engine, last, reporter)
-        reporter.note(f"resumed from {last} at step {engine.iteration}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import fmean, median
@@ -11,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from mcc.core.errors import MccError
 from mcc.core.files import write_text
 
 NAME = "metrics.jsonl"
@@ -37,6 +40,22 @@ def total_bytes(sent: dict[str, int]) -> dict[str, int]:
     return {site: int(n) for site, n in zip(SITES, vector.tolist(), strict=True) if n}
 
 
+def memory_by_rank(group: dist.ProcessGroup | None = None) -> list[int]:
+    """The most bytes that each rank has used so far, in order of rank: on its GPU, or of its process. Collective."""
+    mine = torch.tensor([peak_memory()])
+    found = [torch.zeros_like(mine) for _ in range(dist.get_world_size())]
+    dist.all_gather(found, mine, group=group)
+    return [int(value) for value in found]
+
+
+def peak_memory() -> int:
+    """The most bytes that this rank has used so far: tensors on its GPU, or without one its process's memory."""
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used if sys.platform == "darwin" else used * 1024
+
+
 class MetricsFile:
     """Appends lines to `RUN/metrics.jsonl`. Continuing at `iteration` drops the lines after it."""
 
@@ -47,9 +66,16 @@ class MetricsFile:
         write_text(self.path, "".join(f"{line}\n" for line in kept))
 
     def append(self, values: dict[str, Any]) -> None:
-        """Add one line."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+        """Add one line.
+
+        Raises:
+            MccError: the disk is full, or the file may not be written.
+        """
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(values) + "\n")
+        except OSError as error:
+            raise MccError(f"cannot write {self.path}: {error.strerror}", "is the disk full?") from error
 
 
 def read(run: Path) -> list[dict[str, Any]]:

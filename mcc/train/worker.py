@@ -11,13 +11,12 @@ import os
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -25,12 +24,16 @@ import torch.distributed as dist
 from mcc.core.config import build, plain
 from mcc.core.errors import MccError, UsageError
 from mcc.core.events import SILENT, Reporter
-from mcc.core.ranks import Ranks, from_environment
+from mcc.core.ranks import Ranks, from_environment, restart_count
 from mcc.train.config import TrainConfig
+from mcc.train.faults import Account, accounts, place
+from mcc.train.guard import Guard
 from mcc.train.loop import train
+from mcc.train.stop import Stop
 
 # A rank that only saw its peer vanish waits this long, so that the launcher finds the peer first and names it.
 _MOURNING_S = 5.0
+STOPPED = "stopped"  # the step at which a signal ended the run, in the folder of failures
 _DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
 
 
@@ -42,7 +45,7 @@ class Order:
         config: as `prepare` gave it.
         tokenizer: JSON, kept with every checkpoint.
         reporter: makes rank 0's reporter: a module-level function, since its name crosses processes.
-        failures: folder for `rank_K.json`, written when rank K fails.
+        failures: folder for `N/rank_K.json`, written when rank K fails after N restarts, and for `STOPPED`.
     """
 
     config: TrainConfig
@@ -75,32 +78,93 @@ class Order:
 
 
 def work(order: Order) -> None:
-    """Run this rank, from torchrun's or Slurm's environment variables."""
+    """Run this rank, from torchrun's or Slurm's environment variables.
+
+    Raises:
+        MccError: this rank failed; names it, and where a launcher of others started it nobody else will.
+        SystemExit: another rank failed, and tells why itself.
+    """
     ranks = from_environment() or Ranks()
-    try:
-        join(ranks)
-        train(order.config, order.tokenizer, order.reporter() if order.reporter and ranks.rank == 0 else SILENT)
-        dist.barrier()
-    except BaseException as error:
-        lost_peer = in_communication(error)
-        if order.failures is not None:
-            account(order.failures, ranks, error, lost_peer)
-        if lost_peer:
-            time.sleep(_MOURNING_S)
-        raise
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    folder = order.failures / str(restart_count()) if order.failures else None
+
+    def report(account: Account) -> None:
+        if folder is not None:
+            account.write(folder)
+        else:  # the thread that watches knows, and no exception of the main thread will
+            print(f"error: {_named(account, order)}", file=sys.stderr, flush=True)
+
+    safety = order.config.safety
+    guard = Guard(ranks, safety.heartbeat_timeout, 60 * safety.distributed_timeout_minutes, report)
+    with Stop(enabled=bool(order.config.run.save)) as stop:
+        try:
+            join(ranks, order.config)
+            guard.start()
+            reporter = order.reporter() if order.reporter and ranks.rank == 0 else SILENT
+            if restart_count():
+                reporter.warn(f"started again after a failure: {_reason(order)}")
+            step = train(order.config, order.tokenizer, reporter, stop)
+            if stop.agreed_at is not None and order.failures and ranks.rank == 0:
+                order.failures.mkdir(parents=True, exist_ok=True)
+                (order.failures / STOPPED).write_text(str(step), encoding="utf-8")
+            guard.stop(done=True)
+            dist.barrier()
+        except BaseException as error:
+            _fail(error, Account.of(ranks.rank, error), guard, folder, order, stop)
+        finally:
+            guard.stop(done=False)
+            if dist.is_initialized():
+                dist.destroy_process_group()
 
 
-def in_communication(error: BaseException) -> bool:
-    """Whether a collective or a message failed: a peer is gone, and this rank is not the cause."""
-    frames = traceback.extract_tb(error.__traceback__)
-    inside = bool(frames) and str(Path("torch", "distributed")) in frames[-1].filename
-    return inside and isinstance(error, RuntimeError)
+def _fail(
+    error: BaseException, account: Account, guard: Guard, folder: Path | None, order: Order, stop: Stop
+) -> NoReturn:
+    """Leave this rank's account, tell the others, and find who is to blame."""
+    if account.cause:
+        guard.tell(account)
+    if folder is not None:
+        account.write(folder)
+        if not account.cause:
+            _await(guard, stop)  # so that the launcher finds the cause first
+        raise error
+    if account.cause:
+        if not account.known and order.config.run.save:
+            keep_traceback(account, Path(order.config.run.save))
+        raise MccError(_named(account, order), account.hint) from error
+    if _await(guard, stop) is None and stop.asked is None:
+        raise MccError(f"{_named(account, order)}: another rank is gone", "see the messages above") from error
+    raise SystemExit(1) from error
 
 
-def join(ranks: Ranks) -> None:
+def _await(guard: Guard, stop: Stop) -> tuple[int, str] | None:
+    """What another rank tells of its failure; not waited for when the launcher has seen one already."""
+    until = time.monotonic() + _MOURNING_S
+    told = guard.told()
+    while told is None and stop.asked is None and time.monotonic() < until:
+        time.sleep(0.1)
+        told = guard.told()
+    return told
+
+
+def _named(account: Account, order: Order) -> str:
+    return f"rank {account.rank} ({place(account.rank, order.config.parallel)}): {account.what}"
+
+
+def _reason(order: Order) -> str:
+    """Why the ranks before these ended, as far as somebody left word."""
+    before = order.failures / str(restart_count() - 1) if order.failures else None
+    found = accounts(before) if before else []
+    return _named(found[0], order) if found else "a rank died"
+
+
+def keep_traceback(account: Account, run: Path) -> Path:
+    """Keep, in the run's folder, where our own bug struck."""
+    path = run / f"rank_{account.rank}.traceback"
+    path.write_text(account.trace, encoding="utf-8")
+    return path
+
+
+def join(ranks: Ranks, config: TrainConfig) -> None:
     """Join the process group over gloo, with a fair share of the cores."""
     cores = os.cpu_count() or 1
     local = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.world_size))
@@ -110,36 +174,19 @@ def join(ranks: Ranks) -> None:
         raise UsageError("Slurm started ranks on several nodes, but MASTER_ADDR is not set", "set it to the first node")
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     os.environ.setdefault("MASTER_PORT", "29500")
-    dist.init_process_group("gloo", rank=ranks.rank, world_size=ranks.world_size, timeout=timedelta(minutes=30))
-
-
-def account(folder: Path, ranks: Ranks, error: BaseException, lost_peer: bool) -> None:
-    """Write why a rank failed, for the launcher."""
-    folder.mkdir(parents=True, exist_ok=True)
-    known = isinstance(error, MccError)
-    values = {
-        "rank": ranks.rank,
-        "time": time.time(),
-        "lost_peer": lost_peer,
-        "what": error.what if isinstance(error, MccError) else _one_line(error),
-        "hint": error.hint if isinstance(error, MccError) else None,
-        "exit_code": error.exit_code if isinstance(error, MccError) else 1,
-        "known": known,
-        "traceback": "".join(traceback.format_exception(error)),
-    }
-    (folder / f"rank_{ranks.rank}.json").write_text(json.dumps(values), encoding="utf-8")
-
-
-def _one_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
+    # The guard gives up first, and knows for whom this rank waited.
+    timeout = timedelta(minutes=config.safety.distributed_timeout_minutes + 1)
+    # After a restart the launcher's store still has the addresses of the ranks before.
+    store, rank, world = next(iter(dist.rendezvous("env://", ranks.rank, ranks.world_size, timeout=timeout)))
+    store = dist.PrefixStore(f"mcc/ranks/{restart_count()}", store)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timeout)
 
 
 def main() -> None:
     """A rank that the launcher started: silent, its failure is in its account, and it ends when the launcher does."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGTERM)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process: the launcher answers it
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a rank at once, wherever it is; the launcher tells
     try:
         work(Order.read(Path(sys.argv[1])))
     except MccError as error:

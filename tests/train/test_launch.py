@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -11,17 +12,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 
+from mcc.cli import train as train_command
+from mcc.core.config import resolve
 from mcc.core.errors import UsageError
 from mcc.core.files import PARTIAL
 from mcc.data.indexed import IndexedWriter
 from mcc.train import metrics
 from mcc.train.config import DataConfig, ParallelConfig, RunConfig, TrainConfig
 from mcc.train.prepare import prepare
+from tests.train.job import job as forked_job
 from tests.train.toy import MODEL
 
-LAYOUT = ["--tp", "2", "--pp", "2"]
-COMPRESS = ["--compress", "pp.backward=powersgd:rank=4,feedback=on", "--compress", "tp.forward=quantize:bits=6"]
+COMPRESS_PP = ["--compress", "pp.backward=powersgd:rank=4,feedback=on", "--compress", "pp.forward=quantize:bits=6"]
+# Threads of several ranks on few cores would wait for each other.
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 PEER_LIMIT_S = 30
 
 
@@ -43,7 +49,9 @@ def settings(data: Path, save: Path, iters: int) -> list[str]:
 
 
 def mcc(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "mcc", *words], capture_output=True, text=True, timeout=200)
+    return subprocess.run(
+        [sys.executable, "-m", "mcc", *words], capture_output=True, text=True, timeout=200, env=ENVIRONMENT
+    )
 
 
 def losses(save: Path) -> list[tuple[int, float]]:
@@ -63,41 +71,123 @@ def rank_process(parent: int, rank: int) -> int:
     raise AssertionError(f"no process of rank {rank}")
 
 
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds ranks through /proc")
-def test_a_killed_rank_ends_the_job_and_resume_continues_exactly(tmp_path, data):
-    args = [*LAYOUT, *COMPRESS, "--nproc", "4", "--save-interval", "20"]
-    whole = mcc("train", *settings(data, tmp_path / "whole", 120), *args)
-    assert whole.returncode == 0, whole.stderr
-    killed = tmp_path / "killed"
-    command = [sys.executable, "-m", "mcc", "train", *settings(data, killed, 120), *args]
-    job = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+def start(*words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "mcc", *words],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    )
+
+
+def reach(job: subprocess.Popen[str], save: Path, step: int) -> None:
+    until = time.monotonic() + 120
+    while len(metrics.read(save)) < step and time.monotonic() < until and job.poll() is None:
+        time.sleep(0.02)
+
+
+def uninterrupted(words: list[str], world: int, folder: Path) -> list[tuple[int, float]]:
+    """The losses of the same run when nothing happens to it: `words` are those of the command line."""
+    ctx = typer.main.get_command(train_command.app).make_context("train", list(words))
+    given = {k: v for k, v in ctx.params.items() if ctx.get_parameter_source(k).name == "COMMANDLINE"}
+    settings = {k.replace("__", "."): tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+    config, _ = prepare(resolve(TrainConfig, None, settings), world)
+    config = dataclasses.replace(config, run=dataclasses.replace(config.run, save=str(folder / "whole")))
+    with forked_job(config, world, folder) as job:
+        assert job.end(100) == [0] * world
+    return losses(folder / "whole")
+
+
+on_linux = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds ranks through /proc")
+
+
+@on_linux
+def test_a_killed_rank_ends_the_job_in_two_lines(tmp_path, data):
+    job = start("train", *settings(data, tmp_path / "run", 5000), "--pp", "2", "--nproc", "2")
     try:
-        until = time.monotonic() + 120
-        while len(metrics.read(killed)) < 45 and time.monotonic() < until and job.poll() is None:
-            time.sleep(0.02)
-        os.kill(rank_process(job.pid, 2), signal.SIGKILL)
+        reach(job, tmp_path / "run", 3)
+        os.kill(rank_process(job.pid, 1), signal.SIGKILL)
         at = time.monotonic()
         _, stderr = job.communicate(timeout=60)
     finally:
         job.kill()
     assert time.monotonic() - at < PEER_LIMIT_S
     assert job.returncode == 1
-    assert stderr == "error: rank 2 (pp 1, dp 0, tp 0) died: SIGKILL\nhint: continue with --resume\n"
-    resumed = mcc("train", *settings(data, killed, 120), *args, "--resume")
-    assert resumed.returncode == 0, resumed.stderr
-    assert losses(killed) == losses(tmp_path / "whole")
-    assert len(losses(killed)) == 120
-    assert not list(killed.glob(f".*{PARTIAL}"))
+    assert stderr == "error: rank 1 (pp 1, dp 0, tp 0) died: SIGKILL\nhint: continue with --resume\n"
 
 
-def test_under_torchrun_as_launched(tmp_path, data):
-    launched = mcc("train", *settings(data, tmp_path / "a", 5), "--nproc", "2", "--tp", "2")
-    assert launched.returncode == 0, launched.stderr
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m", "mcc"]
-    words = [*torchrun, "train", *settings(data, tmp_path / "b", 5), "--tp", "2"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=200)
+@on_linux
+def test_the_launcher_starts_a_killed_rank_again(tmp_path, data):
+    save = tmp_path / "run"
+    words = [*settings(data, save, 60), "--pp", "2", *COMPRESS_PP, "--save-interval", "10", "--keep-last", "2"]
+    whole = uninterrupted(words, 2, tmp_path)
+    job = start("train", *words, "--nproc", "2", "--max-restarts", "1")
+    try:
+        reach(job, save, 12)
+        os.kill(rank_process(job.pid, 1), signal.SIGKILL)
+        _, stderr = job.communicate(timeout=100)
+    finally:
+        job.kill()
+    assert job.returncode == 0, stderr
+    assert stderr == "warning: started again after a failure: a rank died\n"
+    assert losses(save) == whole
+    assert sorted(f.name for f in save.glob("iter_*")) == ["iter_0000050", "iter_0000060"]
+    assert not list(save.glob(f".*{PARTIAL}"))
+
+
+@on_linux
+def test_sigterm_to_the_launcher_saves_and_exits_well(tmp_path, data):
+    save = tmp_path / "run"
+    job = start("train", *settings(data, save, 5000), "--tp", "2", "--nproc", "2")
+    try:
+        reach(job, save, 3)
+        job.terminate()
+        _, stderr = job.communicate(timeout=60)
+    finally:
+        job.kill()
+    last = losses(save)[-1][0]
+    assert job.returncode == 0, stderr
+    assert stderr == f"warning: stopped by a signal after step {last} of 5000; continue with --resume\n"
+    assert [f.name for f in save.glob("iter_*")] == [f"iter_{last:07d}"]
+
+
+DIES_ONCE = """
+import os, signal
+from mcc.train.engine import Engine
+inner = Engine.step
+def step(self, batch):
+    if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and os.environ["RANK"] == "1" and self.iteration == 12:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return inner(self, batch)
+Engine.step = step
+from mcc.cli.main import run
+run()
+"""
+
+
+def test_under_torchrun_with_restarts(tmp_path, data):
+    (tmp_path / "dies.py").write_text(DIES_ONCE)
+    words = [*settings(data, tmp_path / "run", 20), "--tp", "2", "--save-interval", "10"]
+    whole = uninterrupted(words, 2, tmp_path)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    done = subprocess.run(
+        [*torchrun, "--max-restarts", "1", str(tmp_path / "dies.py"), "train", *words],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env=ENVIRONMENT | {"PYTHONPATH": str(Path.cwd())},
+    )
     assert done.returncode == 0, done.stderr
-    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+    assert "warning: started again after a failure" in done.stderr
+    assert losses(tmp_path / "run") == whole
+    assert done.stdout.count("final_train_loss") == 1
+
+
+def test_restarts_need_a_folder_and_a_launcher(tmp_path, data, monkeypatch):
+    words = settings(data, tmp_path / "run", 5)
+    without = mcc("train", *words[: words.index("--save")], "--max-restarts", "1")
+    assert (without.returncode, "--max-restarts needs --save" in without.stderr) == (2, True)
 
 
 def test_a_run_is_recorded_and_not_overwritten(tmp_path, data):

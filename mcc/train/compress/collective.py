@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mcc.train.compress import host
 from mcc.train.compress.codec import Codec, Context, TensorSpec, pack, unpack
 from mcc.train.compress.wire import Wire
 
@@ -36,6 +36,10 @@ class Collective:
             return x
         return torch.empty(x.shape, dtype=x.dtype, pin_memory=torch.cuda.is_available()).copy_(x)
 
+    def span(self, kind: str) -> AbstractContextManager[Any]:
+        """Record the block in the trace, if there is one, as work of `kind` at this site."""
+        return self.wire.recorder.span(kind, what=self.site)
+
     def sum_(self, x: Tensor) -> Tensor:
         """The sum over ranks, in place. Every rank gets the same bits."""
         if self.size > 1:
@@ -51,10 +55,11 @@ class Collective:
         return x
 
     def _all_reduce(self, x: Tensor, op: dist.ReduceOp.RedOpType) -> None:
-        here = self.host(x)
-        dist.all_reduce(here, op=op, group=self.group)
-        if here is not x:
-            x.copy_(here)
+        with self.span("reduce"):
+            here = self.host(x)
+            dist.all_reduce(here, op=op, group=self.group)
+            if here is not x:
+                x.copy_(here)
 
     def sum_flat(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The sums of several tensors of one dtype in one all-reduce."""
@@ -69,7 +74,8 @@ class Collective:
         self.wire.add(self.site, (self.size - 1) * message.nbytes)
         here = self.host(message)
         messages = [torch.empty_like(here) for _ in range(self.size)]
-        dist.all_gather(messages, here, group=self.group)
+        with self.span("reduce"):
+            dist.all_gather(messages, here, group=self.group)
         return [found.to(message.device) for found in messages]
 
     def exchange(self, messages: Sequence[Tensor]) -> list[Tensor]:
@@ -77,7 +83,8 @@ class Collective:
         sent = self.host(torch.cat(list(messages)))
         received = torch.empty_like(sent)
         self.wire.add(self.site, (self.size - 1) / self.size * sent.nbytes)
-        dist.all_to_all_single(received, sent, group=self.group)
+        with self.span("reduce"):
+            dist.all_to_all_single(received, sent, group=self.group)
         return list(received.to(messages[0].device).chunk(self.size))
 
     def scatter_sum(self, pieces: Sequence[Tensor]) -> Tensor:
@@ -90,7 +97,8 @@ class Collective:
         if dist.get_backend(self.group) == "nccl":
             total = torch.empty_like(pieces[0], memory_format=torch.contiguous_format)
             self.wire.add(self.site, (self.size - 1) * total.nbytes)
-            dist.reduce_scatter(total, [piece.contiguous() for piece in pieces], group=self.group)
+            with self.span("reduce"):
+                dist.reduce_scatter(total, [piece.contiguous() for piece in pieces], group=self.group)
             return total
         first, *rest = self.exchange([piece.reshape(-1) for piece in pieces])
         total = first.to(torch.promote_types(first.dtype, torch.float32))
@@ -108,8 +116,11 @@ class CompressedScatter:
 
     def __call__(self, pieces: Sequence[Tensor], context: Context) -> Tensor:
         """The sum over ranks of this rank's piece[spec.shape], of `group.size` pieces."""
-        sent = [pack(codec.encode(piece, context)) for codec, piece in zip(self.slices, pieces, strict=True)]
-        return _sum(self.slices[self.group.rank], self.group.exchange(sent), context)
+        with self.group.span("encode"):
+            sent = [pack(codec.encode(piece, context)) for codec, piece in zip(self.slices, pieces, strict=True)]
+        received = self.group.exchange(sent)
+        with self.group.span("decode"):
+            return _sum(self.slices[self.group.rank], received, context)
 
     def codecs(self) -> dict[str, Codec]:
         """The codecs in use, by name, for their state."""
@@ -125,8 +136,11 @@ class CompressedGather:
 
     def __call__(self, mine: Tensor, context: Context) -> list[Tensor]:
         """The pieces[spec.shape] of all ranks, in order of rank."""
-        messages = self.group.gather(pack(self.total.encode(mine, context)))
-        return [self.total.decode(unpack(m, self.total.payload()), context) for m in messages]
+        with self.group.span("encode"):
+            message = pack(self.total.encode(mine, context))
+        messages = self.group.gather(message)
+        with self.group.span("decode"):
+            return [self.total.decode(unpack(m, self.total.payload()), context) for m in messages]
 
     def codecs(self) -> dict[str, Codec]:
         """The codecs in use, by name, for their state."""
@@ -155,11 +169,16 @@ class CompressedSum:
         """The sum over ranks of x[spec.shape]."""
         if self.group.size == 1:
             return x
-        sums = type(self.whole).all_reduce([self.whole], [x], self.group, context)
+        with self.group.span("encode"):  # the sums within are spans of their own
+            sums = type(self.whole).all_reduce([self.whole], [x], self.group, context)
         if sums is not None:
             return sums[0]
         if self.shots is None:
-            return _sum(self.whole, self.group.gather(pack(self.whole.encode(x, context))), context)
+            with self.group.span("encode"):
+                message = pack(self.whole.encode(x, context))
+            messages = self.group.gather(message)
+            with self.group.span("decode"):
+                return _sum(self.whole, messages, context)
         scatter, gather = self.shots
         matrix = x.reshape(-1, x.shape[-1])
         short = self.rows * self.group.size - matrix.shape[0]

@@ -6,15 +6,21 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from mcc.train.trace import Recorder
+
 
 class Wire:
     """A rank's ledger of sent bytes.
 
     Point-to-point sends count as they are. A collective counts what the standard algorithm sends from each of its N
     members: all-gather (N-1) x its payload, ring all-reduce 2(N-1)/N, all-to-all (N-1)/N.
+
+    Attributes:
+        recorder: records when this rank computes, codes and communicates; off unless a trace is wanted.
     """
 
     def __init__(self) -> None:
+        self.recorder = Recorder()
         self._sent: Counter[str] = Counter()
         self._paused = False
 

@@ -97,16 +97,21 @@ class Update:
         if self.scaler is not None and self._overflowed(self.scaler):
             self.scaler.update(overflow=True)
             return None
-        synchronize()
-        if self.zero is not None:
-            self.zero.take()
-        norm = clip_(self.updated, self.family, self.mesh, self.norm_group, self.config.clip_grad, self.first)
+        recorder = self.mesh.wire.recorder
+        with recorder.span("reduce", what="gradients"):
+            synchronize()
+            if self.zero is not None:
+                self.zero.take()
+        with recorder.span("optimizer", what="clip"):
+            norm = clip_(self.updated, self.family, self.mesh, self.norm_group, self.config.clip_grad, self.first)
         if not math.isfinite(norm):
             raise MccError(f"the gradients' norm is {norm} after {self.count} updates", "lower --lr, or compress less")
         optimizers.set_learning_rate(self.optimizer, rate)
-        self.optimizer.step()
+        with recorder.span("optimizer"):
+            self.optimizer.step()
         if self.zero is not None:
-            self.zero.gather()
+            with recorder.span("reduce", what="parameters"):
+                self.zero.gather()
         if self.scaler is not None:
             self.scaler.update(overflow=False)
         self.count += 1

@@ -87,7 +87,8 @@ class GradSync:
         elif self.coded:
             codecs = list(self.streams.values())
             grads = [gradient(p) for p in self.coded.values()]
-            sums = type(codecs[0]).all_reduce(codecs, grads, self.group, context)
+            with self.group.span("encode"):
+                sums = type(codecs[0]).all_reduce(codecs, grads, self.group, context)
             assert sums is not None
             for grad, total in zip(grads, sums, strict=True):
                 torch.div(total, self.group.size, out=grad)

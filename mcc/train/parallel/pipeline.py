@@ -116,15 +116,20 @@ class Pipeline:
             tokens_NT: token ids of this replica, its micro-batches one after the other.
             microbatches: how many.
         """
+        recorder = self.mesh.wire.recorder
         if self.mesh.pp == 1:
             for index, tokens_BT in enumerate(tokens_NT.chunk(microbatches)):
-                self.run(index, 0, tokens_BT).backward()
+                with recorder.span("forward", index):
+                    loss = self.run(index, 0, tokens_BT)
+                with recorder.span("backward", index):
+                    loss.backward()
             return
         schedule = self._schedule_for(microbatches)
         inputs = (tokens_NT,) if self.first else ()
         # The last stage's module gives the loss itself; torch asks for a target all the same.
         target = torch.zeros(microbatches) if self.last else None
-        schedule.step(*inputs, target=target, return_outputs=False)
+        with recorder.messages():
+            schedule.step(*inputs, target=target, return_outputs=False)
 
     @torch.no_grad()
     def evaluate(self, tokens_NT: Tensor, microbatches: int) -> None:

@@ -8,6 +8,7 @@ stages on one rank (V schedules) hand tensors over without a message.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -98,7 +99,19 @@ class WireStage(PipelineStage):
 
     def forward_one_chunk(self, fwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
         self.chunk.microbatch = fwd_chunk_id
-        return super().forward_one_chunk(fwd_chunk_id, *args, **kwargs)
+        with self._span("forward", fwd_chunk_id):
+            return super().forward_one_chunk(fwd_chunk_id, *args, **kwargs)
+
+    def backward_one_chunk(self, bwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
+        with self._span("backward", bwd_chunk_id):
+            return super().backward_one_chunk(bwd_chunk_id, *args, **kwargs)
+
+    def backward_weight_one_chunk(self, bwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
+        with self._span("backward", bwd_chunk_id, "weights, "):
+            return super().backward_weight_one_chunk(bwd_chunk_id, *args, **kwargs)
+
+    def _span(self, kind: str, microbatch: int, what: str = "") -> AbstractContextManager[Any]:
+        return self.wire.recorder.span(kind, microbatch, f"{what}stage {self.stage_index}")
 
     def get_fwd_send_ops(self, fwd_chunk_id: int) -> list[dist.P2POp]:
         return self._send(super().get_fwd_send_ops(fwd_chunk_id), "pp.forward", fwd_chunk_id)
@@ -130,7 +143,7 @@ class WireStage(PipelineStage):
             # gloo takes a short message into a longer buffer without a word, so sizes are checked here.
             assert codec is None or op.tensor.shape == codec.spec.shape, f"{site}: {op.tensor.shape}"
             if codec is not None:
-                with torch.no_grad():
+                with torch.no_grad(), self.wire.recorder.span("encode", microbatch, site):
                     op.tensor = pack(codec.encode(op.tensor.detach(), self.clock.context(microbatch)))
                 assert op.tensor.numel() == codec.payload_bytes, f"{site}: {op.tensor.numel()} bytes"
             else:
@@ -152,7 +165,7 @@ class WireStage(PipelineStage):
         if codec is None or message is None:
             return
         (info,) = infos
-        with torch.no_grad():
+        with torch.no_grad(), self.wire.recorder.span("decode", microbatch, site):
             info.buffer.copy_(codec.decode(unpack(message, codec.payload()), self.clock.context(microbatch)))
 
 
