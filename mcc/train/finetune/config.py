@@ -24,6 +24,7 @@ class FinetuneConfig:
     task: str | None = option(None, "fine-tune on labelled texts: a GLUE task, race, classification or multiple-choice")
     task_data: str | None = option(None, "the task's folder, or its training file (.tsv or .jsonl)")
     task_valid_data: str | None = option(None, "file that is scored after every epoch [of the folder]")
+    dropout: float | None = option(None, "of hidden states and of attention weights alike [--load's]")
     epochs: float = option(3.0, "passes over the task's training file; 0: --train-iters steps")
     text_a: str | None = option(None, "column of the text, or of the first one (task classification)")
     text_b: str | None = option(None, "column of the second text, if there is one")
@@ -33,6 +34,8 @@ class FinetuneConfig:
     task_max_errors: int | None = option(None, "lines of a task's file that may be bad [the task's own; mostly 0]")
 
     def __post_init__(self) -> None:
+        if not 0 <= (self.dropout or 0) < 1:
+            raise UsageError(f"dropout = {self.dropout} is no probability below 1")
         if self.epochs < 0 or (self.task_max_errors or 0) < 0:
             raise UsageError(f"epochs = {self.epochs}, task_max_errors = {self.task_max_errors} must not be negative")
         given = [name for name in ("task_data", "task_valid_data", "text_a", "label", "labels") if getattr(self, name)]

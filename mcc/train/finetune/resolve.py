@@ -14,7 +14,7 @@ from mcc.train.finetune.task import find_task
 
 
 def resolve(config: TrainConfig, reporter: Reporter = SILENT) -> TrainConfig:
-    """The configuration with a task's settings filled in; as it is without a task. Checks the task's files.
+    """The configuration with what fine-tuning asks for filled in. Checks the task's files.
 
     Raises:
         UsageError, MccError: the task, its files or a line of them cannot be used.
@@ -22,8 +22,11 @@ def resolve(config: TrainConfig, reporter: Reporter = SILENT) -> TrainConfig:
     finetune, run = config.finetune, config.run
     if finetune.enabled and not run.load:
         raise UsageError("--finetune needs the weights to start from", "--load CHECKPOINT")
+    model = config.model
+    if finetune.dropout is not None:
+        model = dataclasses.replace(model, hidden_dropout=finetune.dropout, attention_dropout=finetune.dropout)
     if finetune.task is None:
-        return config
+        return dataclasses.replace(config, model=model)
     task = find_task(finetune)
     for name in task.metrics:
         if name not in METRICS:
@@ -32,7 +35,7 @@ def resolve(config: TrainConfig, reporter: Reporter = SILENT) -> TrainConfig:
     examples = len(Examples(training_files(task, finetune), task, allowed, reporter))
     for paths in scored_files(task, finetune).values():
         Examples(paths, task, allowed, reporter)
-    model = dataclasses.replace(config.model, head=task.head)
+    model = dataclasses.replace(model, head=task.head)
     if task.head == "classification":
         model = dataclasses.replace(model, num_labels=len(task.labels) or 1)
     if finetune.epochs:

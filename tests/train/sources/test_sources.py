@@ -181,6 +181,19 @@ def test_epochs_of_a_task(labelled: Path, tokenizer: str) -> None:
     ]  # fmt: skip
 
 
+def test_dropout_in_place_of_the_checkpoints(labelled: Path, tokens: Path) -> None:
+    model = dataclasses.replace(MODEL, hidden_dropout=0.1, attention_dropout=0.1)
+    for settings in (task(labelled), gpt(tokens)):
+        loaded = dataclasses.replace(settings, model=model)
+        for given, wanted in ((None, 0.1), (0.0, 0.0), (0.2, 0.2)):
+            found = resolve(
+                dataclasses.replace(loaded, finetune=dataclasses.replace(settings.finetune, dropout=given))
+            ).model
+            assert (found.hidden_dropout, found.attention_dropout) == (wanted, wanted)
+    with pytest.raises(UsageError, match="dropout = 1"):
+        FinetuneConfig(dropout=1.0)
+
+
 def test_a_family_without_the_head(labelled: Path, tokenizer: str) -> None:
     config = task(labelled)
     other = dataclasses.replace(config, model=dataclasses.replace(config.model, family="gpt2"))
