@@ -27,6 +27,8 @@ def resolve(config: TrainConfig, reporter: Reporter = SILENT) -> TrainConfig:
         model = dataclasses.replace(model, hidden_dropout=finetune.dropout, attention_dropout=finetune.dropout)
     if finetune.task is None:
         return dataclasses.replace(config, model=model)
+    if config.data.data_path or config.data.valid_data_path:
+        raise UsageError("--task and --data-path exclude each other", "--task-data has the task's texts")
     task = find_task(finetune)
     for name in task.metrics:
         if name not in METRICS:

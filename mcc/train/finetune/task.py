@@ -6,9 +6,9 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from mcc.core.errors import unknown
+from mcc.core.errors import UsageError, unknown
 from mcc.core.plugins import Kind
 from mcc.train.finetune.config import FinetuneConfig
 
@@ -96,7 +96,13 @@ class Task(ABC):
 
 
 class TaskFamily(ABC):
-    """Tasks that are read alike. One file of `mcc/train/tasks` each."""
+    """Tasks that are read alike. One file of `mcc/train/tasks` each.
+
+    Attributes:
+        columns: whether `--text-a` and its like say what the columns are.
+    """
+
+    columns: ClassVar[bool] = False
 
     @abstractmethod
     def names(self) -> Sequence[str]:
@@ -129,6 +135,10 @@ def find_task(config: FinetuneConfig) -> Task:
     wanted = config.task.lower().replace("_", "-")
     for _, family in task_families.all():
         if wanted in family().names():
+            given = [name for name in ("text_a", "text_b", "label", "labels") if getattr(config, name) is not None]
+            if given and not family.columns:
+                flag = given[0].replace("_", "-")
+                raise UsageError(f"--{flag} has no effect: task {wanted} knows its columns", "--task classification")
             task = family().task(wanted, config)
             metrics = tuple(word.strip() for word in (config.task_metrics or "").split(",") if word.strip())
             return dataclasses.replace(task, metrics=metrics) if metrics else task

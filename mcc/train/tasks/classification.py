@@ -28,6 +28,8 @@ class _Columns(Task):
 class Classification(TaskFamily):
     """Your own texts: --text-a COLUMN [--text-b COLUMN] --label COLUMN [--labels a,b,c]."""
 
+    columns = True
+
     def names(self) -> Sequence[str]:
         return ("classification",)
 

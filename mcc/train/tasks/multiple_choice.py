@@ -29,6 +29,8 @@ class _Choices(Task):
 class MultipleChoice(TaskFamily):
     """Your own questions: {"context", "question" (or none), "choices": [...], "label": number or letter}."""
 
+    columns = True
+
     def names(self) -> Sequence[str]:
         return ("multiple-choice",)
 

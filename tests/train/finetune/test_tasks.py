@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from mcc.core.errors import MccError, UsageError
+from mcc.train.config import DataConfig, TrainConfig
 from mcc.train.finetune.config import FinetuneConfig
 from mcc.train.finetune.files import Examples, scored_files, training_files
 from mcc.train.finetune.metrics import METRICS, score
+from mcc.train.finetune.resolve import resolve
 from mcc.train.finetune.task import find_task, task_families, task_names
 
 MNLI_HEAD = [*(f"column {i}" for i in range(8)), "sentence1", "sentence2", "label1", "gold_label"]
@@ -209,6 +211,10 @@ def test_other_mistakes(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match=r"has none of train.tsv, train.jsonl"):
         opened(config("rte", tmp_path / "empty"))
+    with pytest.raises(UsageError, match="--text-a has no effect: task rte knows its columns"):
+        find_task(config("rte", tmp_path, text_a="x"))
+    with pytest.raises(UsageError, match="exclude each other"):
+        resolve(TrainConfig(data=DataConfig(data_path="x"), finetune=config("rte", tmp_path)))
     with pytest.raises(UsageError, match="--task-data without a task"):
         FinetuneConfig(task_data="x")
     with pytest.raises(UsageError, match="needs its files"):
