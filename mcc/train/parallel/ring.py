@@ -35,20 +35,23 @@ class Transfer:
     """A message on its way to the next rank, and one from the rank before. Keep it until `wait`."""
 
     def __init__(self, message: Tensor, group: Collective, tag: int) -> None:
+        self.group = group
         group.wire.add(group.site, message.nbytes)
         self.device, self.sent = message.device, group.host(message)
         self.received = torch.empty_like(self.sent, pin_memory=self.sent.is_pinned())
         ranks = dist.get_process_group_ranks(group.group)
         after, before = ranks[(group.rank + 1) % group.size], ranks[group.rank - 1]
-        self.works = dist.batch_isend_irecv([
-            dist.P2POp(dist.isend, self.sent, after, group.group, tag),
-            dist.P2POp(dist.irecv, self.received, before, group.group, tag),
-        ])  # fmt: skip
+        with group.span("send"):
+            self.works = dist.batch_isend_irecv([
+                dist.P2POp(dist.isend, self.sent, after, group.group, tag),
+                dist.P2POp(dist.irecv, self.received, before, group.group, tag),
+            ])  # fmt: skip
 
     def wait(self) -> Tensor:
         """What the rank before sent, of the same shape; ours has left."""
-        for work in self.works:
-            work.wait()
+        with self.group.span("wait"):
+            for work in self.works:
+                work.wait()
         del self.sent
         return self.received.to(self.device)
 
