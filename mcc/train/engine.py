@@ -26,7 +26,7 @@ from mcc.train.optim.schedule import LearningRate
 from mcc.train.optim.update import Update
 from mcc.train.parallel.fully_shard import FullyShard
 from mcc.train.parallel.gradients import GradSync, sequence_parameters, sync_sequence, sync_tied
-from mcc.train.parallel.mesh import Mesh, build_mesh
+from mcc.train.parallel.mesh import CPU, Mesh, build_mesh
 from mcc.train.parallel.pipeline import SCHEDULES, Pipeline
 from mcc.train.parallel.stages import Stages, cut
 from mcc.train.parallel.tensor import Clock, ParallelAxes
@@ -114,7 +114,7 @@ class Engine:
 
     def _take(self, module: Stage) -> None:
         """Initialise a stage and take its parameters; a tied embedding that this rank has already is shared."""
-        initialize(module, self.family, self.config.run.seed)
+        initialize(module, self.family, self.config.run.seed, self.mesh.compute)
         for name, parameter in module.named_parameters():
             if name in self.parameters:
                 owner, _, leaf = name.rpartition(".")
@@ -242,8 +242,9 @@ class Engine:
         weight = self.objective.weight(batch, self.config.model).double()
         with self.mesh.wire.recorder.span("wait", what="weights"):
             dist.all_reduce(weight, group=self.mesh.replicas)
+        batch = {name: tensor.to(self.mesh.compute, non_blocking=True) for name, tensor in batch.items()}
         microbatches = split(batch, samples // self.config.run.micro_batch_size)
-        self._work = Work(microbatches, weight, step)
+        self._work = Work(microbatches, weight, step, self.mesh.compute)
         return batch["tokens"]
 
     def _run(self, microbatch: int, index: int, x: Tensor) -> Tensor:
@@ -259,7 +260,7 @@ class Engine:
             assert isinstance(out, Tensor)
             return out
         # The mean over replicas then gives the sum of losses over the sum of weights.
-        scale = (self.mesh.dp * self.mesh.cp / work.weight.clamp_min(1e-30)).float()
+        scale = (self.mesh.dp * self.mesh.cp / work.weight.clamp_min(1e-30)).float().to(self.mesh.compute)
         parts = self.objective.loss(out, batch, self.axes, self.config.model) * scale
         work.loss = work.loss + parts.detach()
         if work.step is None:
@@ -271,7 +272,7 @@ class Engine:
     def _mean(self, parts: Tensor) -> list[float]:
         """The mean over the replicas of the last stage's losses, on every rank; control traffic, not counted."""
         mine = self.pipeline.last and self.mesh.tp_rank == 0
-        total = parts.double() if mine else torch.zeros(parts.shape, dtype=torch.float64)
+        total = parts.double().cpu() if mine else torch.zeros(parts.shape, dtype=torch.float64)
         with self.mesh.wire.recorder.span("wait", what="loss"):
             dist.all_reduce(total)
         means: list[float] = (total / (self.mesh.dp * self.mesh.cp)).tolist()
@@ -291,9 +292,9 @@ class Work:
         predictions: what the objective says of their samples, in evaluation.
     """
 
-    def __init__(self, microbatches: list[Batch], weight: Tensor, step: int | None) -> None:
+    def __init__(self, microbatches: list[Batch], weight: Tensor, step: int | None, device: torch.device = CPU) -> None:
         self.microbatches, self.weight, self.step = microbatches, weight, step
-        self.loss = torch.zeros(weight.shape)
+        self.loss = torch.zeros(weight.shape, device=device)
         self.predictions: list[Tensor] = []
 
 
@@ -308,8 +309,8 @@ def stages_of(config: TrainConfig) -> Stages:
     return cut(config.model, parallel.pp, parallel.vpp, v, parallel.stages)
 
 
-def make_mesh(config: TrainConfig) -> Mesh:
-    """The mesh of the configuration over the default process group. Collective."""
+def make_mesh(config: TrainConfig, compute: torch.device = CPU) -> Mesh:
+    """The mesh of the configuration over the default process group, with tensors on `compute`. Collective."""
     parallel = config.parallel
     dp = parallel.replicas(dist.get_world_size())
-    return build_mesh(parallel.tp, parallel.pp, dp, parallel.cp, stages_of(config).ends)
+    return build_mesh(parallel.tp, parallel.pp, dp, parallel.cp, stages_of(config).ends, compute)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
 
 from mcc.ckpt import history
@@ -14,6 +15,7 @@ from mcc.train import checkpoint
 from mcc.train.config import TrainConfig
 from mcc.train.data import RunData, open_data
 from mcc.train.engine import Engine, make_mesh
+from mcc.train.parallel.mesh import CPU
 from mcc.train.saver import Saver, own_group
 from mcc.train.sources.prefetch import Prefetched
 from mcc.train.stop import Stop
@@ -21,7 +23,11 @@ from mcc.train.watch import Watch
 
 
 def train(
-    config: TrainConfig, tokenizer: str | None = None, reporter: Reporter = SILENT, stop: Stop | None = None
+    config: TrainConfig,
+    tokenizer: str | None = None,
+    reporter: Reporter = SILENT,
+    device: torch.device = CPU,
+    stop: Stop | None = None,
 ) -> int:
     """Train as this rank of the default process group; the step at which it ended. Only rank 0 reports and writes.
 
@@ -29,10 +35,11 @@ def train(
         config: the resolved configuration.
         tokenizer: JSON, kept with every checkpoint.
         reporter: of rank 0.
+        device: to compute on.
         stop: ends the run early, with a checkpoint.
     """
     run, safety, stop = config.run, config.safety, stop or Stop(enabled=False)
-    mesh = make_mesh(config)
+    mesh = make_mesh(config, device)
     reporter = reporter if dist.get_rank() == 0 else SILENT
     data = open_data(config, tokenizer, reporter)
     engine = Engine(config, mesh, data.rows)
@@ -41,7 +48,6 @@ def train(
     source = Prefetched(data.train)
     control = own_group(dist.get_backend() != "gloo")
     saver = Saver(safety.keep_last, safety.async_save, own_group(safety.async_save), reporter)
-    device = next(iter(engine.parameters.values())).device
     with Watch(config, mesh, engine.iteration, reporter, control, device, engine.dtype) as watch, saver:
         last = False
         while engine.iteration < run.train_iters and not last:

@@ -26,6 +26,7 @@ from mcc.core.errors import MccError, UsageError
 from mcc.core.events import SILENT, Reporter
 from mcc.core.ranks import Ranks, from_environment, restart_count
 from mcc.train.config import TrainConfig
+from mcc.train.device import backend, choose
 from mcc.train.faults import Account, accounts, place
 from mcc.train.guard import Guard
 from mcc.train.loop import train
@@ -97,12 +98,12 @@ def work(order: Order) -> None:
     guard = Guard(ranks, safety.heartbeat_timeout, 60 * safety.distributed_timeout_minutes, report)
     with Stop(enabled=bool(order.config.run.save)) as stop:
         try:
-            join(ranks, order.config)
+            device = join(ranks, order.config)
             guard.start()
             reporter = order.reporter() if order.reporter and ranks.rank == 0 else SILENT
             if restart_count():
                 reporter.warn(f"started again after a failure: {_reason(order)}")
-            step = train(order.config, order.tokenizer, reporter, stop)
+            step = train(order.config, order.tokenizer, reporter, device, stop)
             if stop.agreed_at is not None and order.failures and ranks.rank == 0:
                 order.failures.mkdir(parents=True, exist_ok=True)
                 (order.failures / STOPPED).write_text(str(step), encoding="utf-8")
@@ -164,8 +165,8 @@ def keep_traceback(account: Account, run: Path) -> Path:
     return path
 
 
-def join(ranks: Ranks, config: TrainConfig) -> None:
-    """Join the process group over gloo, with a fair share of the cores."""
+def join(ranks: Ranks, config: TrainConfig) -> torch.device:
+    """Join the process group, with a fair share of the cores; the device to compute on."""
     cores = os.cpu_count() or 1
     local = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.world_size))
     if "OMP_NUM_THREADS" not in os.environ:
@@ -179,7 +180,11 @@ def join(ranks: Ranks, config: TrainConfig) -> None:
     # After a restart the launcher's store still has the addresses of the ranks before.
     store, rank, world = next(iter(dist.rendezvous("env://", ranks.rank, ranks.world_size, timeout=timeout)))
     store = dist.PrefixStore(f"mcc/ranks/{restart_count()}", store)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timeout)
+    device = choose(config.run.device, ranks.local_rank)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group(backend(device, local), store=store, rank=rank, world_size=world, timeout=timeout)
+    return device
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mcc.train.compress import host
 from mcc.train.compress.codec import Codec, Context, TensorSpec, pack, unpack
 from mcc.train.compress.wire import Wire
 
@@ -26,15 +27,9 @@ class Collective:
     def __init__(self, group: dist.ProcessGroup | None, size: int, rank: int, wire: Wire, site: str) -> None:
         self.group, self.size, self.rank, self.wire, self.site = group, size, rank, wire, site
 
-    def staged(self, x: Tensor) -> bool:
-        """Whether x has to go through host memory."""
-        return x.is_cuda and dist.get_backend(self.group) == "gloo"
-
     def host(self, x: Tensor) -> Tensor:
-        """x, or a copy of it in pinned host memory where it is `staged`."""
-        if not self.staged(x):
-            return x
-        return torch.empty(x.shape, dtype=x.dtype, pin_memory=torch.cuda.is_available()).copy_(x)
+        """x, or its copy in host memory where the group cannot carry it from where it is."""
+        return host.to_host(x) if host.staged(x, self.group) else x
 
     def span(self, kind: str) -> AbstractContextManager[Any]:
         """Record the block in the trace, if there is one, as work of `kind` at this site."""

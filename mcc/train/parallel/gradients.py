@@ -147,7 +147,8 @@ def clip_(
     A sharded parameter counts on every tensor-parallel rank, a replicated one on the first, a tied one once, where the
     `first` stage is.
     """
-    total = torch.zeros((), dtype=torch.float64)
+    device = next(iter(parameters.values())).device if parameters else None
+    total = torch.zeros((), dtype=torch.float64, device=device)
     for name in sorted(parameters):
         counted = mesh.tp_rank == 0 or family.row(name).tp_dim is not None
         copy = name == TIED and not first

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
@@ -11,6 +12,7 @@ from mcc.train.compress.collective import Collective
 from mcc.train.compress.wire import Wire
 
 AXES = ("pp", "dp", "cp", "tp")
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,7 @@ class Mesh:
 
     Attributes:
         device: torch's mesh with the axes (pp, dp, cp, tp).
+        compute: where this rank's tensors are.
         replicas: the ranks that hold the same parameters, data x context parallel: their gradients are averaged.
         model: all ranks of one replica and one slice of the tokens, pipeline x tensor parallel.
         embedding: the replicas of the first and of the last pipeline stage at this rank's tensor-parallel place, or
@@ -26,6 +29,7 @@ class Mesh:
     """
 
     device: DeviceMesh
+    compute: torch.device
     tp: int
     pp: int
     dp: int
@@ -67,16 +71,17 @@ class Mesh:
 
 
 def build_mesh(
-    tp: int, pp: int, dp: int, cp: int = 1, ends: tuple[int, ...] | None = None, device_type: str = "cpu"
+    tp: int, pp: int, dp: int, cp: int = 1, ends: tuple[int, ...] | None = None, compute: torch.device = CPU
 ) -> Mesh:
     """The mesh over the default process group, whose size is tp*pp*dp*cp. Collective: every rank calls it.
 
     Args:
         tp, pp, dp, cp: ranks of each axis.
         ends: the pipeline ranks with the first and the last stage; the first and the last rank when left out.
-        device_type: of the tensors that travel.
+        compute: where this rank's tensors are.
     """
-    device = init_device_mesh(device_type, (pp, dp, cp, tp), mesh_dim_names=AXES)
+    # The groups carry tensors of the GPU all the same: they are made as the default group was.
+    device = init_device_mesh("cpu", (pp, dp, cp, tp), mesh_dim_names=AXES)
     pp_rank, dp_rank, cp_rank, tp_rank = device.get_coordinate()
     ends = (0, pp - 1) if ends is None else ends
     ranks = device.mesh
@@ -95,5 +100,5 @@ def build_mesh(
         embedding = group if shard == tp_rank and pp_rank in ends else embedding
     assert replicas is not None and model is not None
     return Mesh(
-        device, tp, pp, dp, cp, tp_rank, pp_rank, dp_rank, cp_rank, replicas, model, embedding, Wire()
+        device, compute, tp, pp, dp, cp, tp_rank, pp_rank, dp_rank, cp_rank, replicas, model, embedding, Wire()
     )  # fmt: skip

@@ -20,6 +20,7 @@ from torch.distributed.pipelining import (
 )
 
 from mcc.core.errors import UsageError
+from mcc.train.compress import host
 from mcc.train.compress.codec import Codec, TensorSpec
 from mcc.train.compress.spec import CodecSpec
 from mcc.train.parallel.mesh import Mesh
@@ -145,15 +146,18 @@ class Pipeline:
                 elif (index - 1) in self.modules:
                     x = local.pop((index - 1, microbatch))
                 else:
-                    x = torch.empty(self.hidden.shape, dtype=self.hidden.dtype)
+                    x = torch.empty(self.hidden.shape, dtype=self.hidden.dtype, device=self.mesh.compute)
+                    if host.staged(x, group):
+                        x = host.empty(x.shape, x.dtype)
                     dist.recv(x, self.mesh.stage_rank(self.stages.rank_of(index - 1)), group=group)
+                    x = x.to(self.mesh.compute)
                 y = self.run(microbatch, index, x)
                 if index == self.stages.last:
                     continue
                 if (index + 1) in self.modules:
                     local[index, microbatch] = y
                 else:
-                    y = y.contiguous()
+                    y = host.carried(y, group)
                     peer = self.mesh.stage_rank(self.stages.rank_of(index + 1))
                     sent.append((dist.isend(y, peer, group=group), y))
         for work, _ in sent:

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage
 
+from mcc.train.compress import host
 from mcc.train.compress.codec import Codec, TensorSpec, pack, unpack
 from mcc.train.compress.spec import CodecSpec
 from mcc.train.parallel.mesh import Mesh
@@ -71,7 +72,7 @@ class WireStage(PipelineStage):
             chunk,
             index,
             len(stages),
-            torch.device("cpu"),
+            mesh.compute,
             input_args=torch.empty(tokens, dtype=torch.long) if index == 0 else _example(hidden),
             output_args=loss if index == stages.last else _example(hidden),
             group=mesh.device.get_group("pp"),
@@ -146,27 +147,33 @@ class WireStage(PipelineStage):
                 with torch.no_grad(), self.wire.recorder.span("encode", microbatch, site):
                     op.tensor = pack(codec.encode(op.tensor.detach(), self.clock.context(microbatch)))
                 assert op.tensor.numel() == codec.payload_bytes, f"{site}: {op.tensor.numel()} bytes"
-            else:
-                op.tensor = op.tensor.contiguous()
+            op.tensor = host.carried(op.tensor.detach(), op.group)
             self.wire.add(site, op.tensor.nbytes)
         return ops
 
     def _receive(self, ops: list[dist.P2POp], site: str, microbatch: int) -> list[dist.P2POp]:
         codec = self._codec(site, "receive")
-        if codec is None:
-            return ops
         for op in ops:
-            op.tensor = torch.empty(codec.payload_bytes, dtype=torch.uint8)
+            staged = host.staged(op.tensor, op.group)
+            if codec is None and not staged:
+                continue  # straight into torch's buffer
+            shape, dtype = (
+                (op.tensor.shape, op.tensor.dtype) if codec is None else ((codec.payload_bytes,), torch.uint8)
+            )
+            op.tensor = host.empty(shape, dtype) if staged else op.tensor.new_empty(shape, dtype=dtype)
             self.messages[site, microbatch] = op.tensor
         return ops
 
     def _decode(self, site: str, microbatch: int, infos: Any) -> None:
         codec, message = self._codec(site, "receive"), self.messages.pop((site, microbatch), None)
-        if codec is None or message is None:
+        if message is None:
             return
         (info,) = infos
         with torch.no_grad(), self.wire.recorder.span("decode", microbatch, site):
-            info.buffer.copy_(codec.decode(unpack(message, codec.payload()), self.clock.context(microbatch)))
+            message = message.to(info.buffer.device)
+            if codec is not None:
+                message = codec.decode(unpack(message, codec.payload()), self.clock.context(microbatch))
+            info.buffer.copy_(message)
 
 
 def _example(spec: TensorSpec) -> Tensor:
