@@ -32,6 +32,9 @@ class FullyShard:
         mesh: this rank's place. Collective: every rank makes one.
         ends: the pipeline ranks with the first and the last stage.
 
+    Raises:
+        UsageError: the ranks are on GPUs, but not joined by NCCL.
+
     Attributes:
         owned: the rows that this replica holds, by global name; views, and empty where there are too few rows.
         tied: joins the two copies of a tied embedding's rows, or None where this rank has the only one, or none.
@@ -42,6 +45,8 @@ class FullyShard:
         gather, scatter = _AllGather(mesh.replicas_sum("dp.param")), _ReduceScatter(self.gradients)
         stages = list(stages)
         device = next(stages[0].parameters()).device.type
+        if device == "cuda" and dist.get_backend(mesh.replicas) != "nccl":
+            raise UsageError("--fully-shard on GPUs needs NCCL, which wants a GPU for every rank", "--zero 1")
         replicas = DeviceMesh.from_group(mesh.replicas, device, mesh_dim_names=("replicas",))
         self.sharded: dict[str, Any] = {}
         for stage in stages:

@@ -131,12 +131,19 @@ OTHERS = [
 ]
 
 
-@pytest.mark.parametrize("to", OTHERS, ids=str)
-def test_zero_checkpoints_load_in_any_layout(tmp_path, to):
-    config = with_run(_config(tp=2, pp=2, dp=2), save=str(tmp_path))
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A run's folder with a checkpoint at step 3 under TP2 x PP2 x DP2 with ZeRO, and how it goes on there."""
+    folder = tmp_path_factory.mktemp("run")
+    config = with_run(_config(tp=2, pp=2, dp=2), save=str(folder))
     run_ranks(_train_and_save, 8, config, 3)
-    wanted_losses, wanted = run_ranks(_resume, 8, config, 3)[0]
-    other = with_run(_config(**to), save=str(tmp_path))
+    return folder, *run_ranks(_resume, 8, config, 3)[0]
+
+
+@pytest.mark.parametrize("to", OTHERS, ids=str)
+def test_zero_checkpoints_load_in_any_layout(saved, to):
+    folder, wanted_losses, wanted = saved
+    other = with_run(_config(**to), save=str(folder))
     losses, parameters = run_ranks(_resume, _ranks(other), other, 3)[0]
     assert losses == pytest.approx(wanted_losses, abs=1e-5)
     for name, value in wanted.items():
@@ -165,12 +172,10 @@ def test_mcc_ckpt_reads_sharded_moments(tmp_path):
             assert torch.equal(stored["zero"].read_slot(slot, name), stored["plain"].read_slot(slot, name)), name
 
 
-def test_a_converted_checkpoint_continues(tmp_path):
+def test_a_converted_checkpoint_continues(saved, tmp_path):
     """mcc to mcc with another tensor parallelism keeps the moments and the count of updates."""
-    config = with_run(_config(dp=2), save=str(tmp_path / "run"))
-    run_ranks(_train_and_save, 2, config, 3)
-    wanted, _ = run_ranks(_resume, 2, config, 3)[0]
-    convert(tmp_path / "run", tmp_path / "other", "mcc", WriteOptions(tp=2))
+    folder, wanted, _ = saved
+    convert(folder, tmp_path / "other", "mcc", WriteOptions(tp=1))
     other = with_run(_config(tp=2), save=str(tmp_path / "other"))
     assert run_ranks(_resume, 2, other, 3)[0][0] == pytest.approx(wanted, abs=1e-5)
 
