@@ -159,6 +159,34 @@ def test_model_family() -> None:
     torch.testing.assert_close(ours(tokens), theirs(tokens).logits, atol=1e-5, rtol=0)
 
 
+def test_finetuning_task(tmp_path: Path) -> None:
+    from mcc.train.finetune.config import FinetuneConfig
+    from mcc.train.finetune.files import Examples, scored_files, training_files
+    from mcc.train.finetune.task import task_families
+
+    for name in ("train", "dev"):
+        (tmp_path / f"{name}.jsonl").write_text('{"question": "is it", "passage": "It is.", "answer": true}\n')
+    config = FinetuneConfig(task="boolq", task_data=str(tmp_path))
+    task = plugin(task_families, "boolq")().task("boolq", config)
+    assert list(scored_files(task, config)) == ["valid"]
+    example = Examples(training_files(task, config), task)[0]
+    assert (example.rows, example.label) == ((("is it", "It is."),), 1)
+
+
+def test_objective() -> None:
+    import torch
+
+    from mcc.models.base.axes import Axes
+    from mcc.models.base.config import ModelConfig
+    from mcc.train.objective import objectives
+
+    objective, model = plugin(objectives, "ordinal")(), ModelConfig()
+    batch = {"labels": torch.tensor([0, 2]), "label_weights": torch.ones(2)}
+    output = torch.tensor([[100.0, 0.0, 0.0], [100.0, 0.0, 0.0]])
+    assert objective.loss(output, batch, Axes(), model).tolist() == [2.0]
+    assert objective.weight(batch, model).tolist() == [2.0]
+
+
 def test_every_recipe_has_a_test() -> None:
     assert {path.rpartition("/")[0] for path in BLOCKS} == {
         "mcc/train/compress/codecs",
@@ -168,4 +196,6 @@ def test_every_recipe_has_a_test() -> None:
         "mcc/data/task_files",
         "mcc/ckpt/formats",
         "mcc/eval/tasks",
+        "mcc/train/tasks",
+        "mcc/train/objectives",
     }
