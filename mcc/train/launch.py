@@ -74,7 +74,8 @@ def _alone(order: Order) -> None:
         dist.init_process_group("gloo", init_method=f"file://{scratch}/rendezvous", rank=0, world_size=1)
         try:
             with Stop(enabled=bool(order.config.run.save)) as stop:
-                train(order.config, order.tokenizer, order.reporter() if order.reporter else SILENT, stop)
+                reporter = order.reporter() if order.reporter else SILENT
+                train(order.config, order.tokenizer, reporter, stop=stop)
         finally:
             dist.destroy_process_group()
 

