@@ -49,6 +49,7 @@ class GPT2(Family):
 
     def to_hf_config(self, config: ModelConfig) -> dict[str, object]:
         """The values of transformers' `GPT2Config`."""
+        hf_config.require_plain_heads(config)
         return {
             "architectures": [self.hf_classes[config.head]],
             "model_type": "gpt2",

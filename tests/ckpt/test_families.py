@@ -158,6 +158,15 @@ def test_what_megatron_does_not_have_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("family", ["gpt2", "megatron-bert"])
+def test_what_transformers_does_not_have_is_refused(tmp_path: Path, family: str) -> None:
+    source = InMemory(of(family, num_query_groups=2))
+    with pytest.raises(UsageError, match=f"transformers' {family} has no num_query_groups = 2 of 4 heads"):
+        write(source, tmp_path / "hf", "hf")
+    assert list(tmp_path.iterdir()) == []
+    assert_same_tensors(open_checkpoint(write(source, tmp_path / "m", "megatron", tp=2)), source)
+
+
 def test_megatrons_other_spelling_of_norms(tmp_path: Path) -> None:
     """GPT files since RMSNorm came say input_norm where older ones say input_layernorm."""
     source = InMemory()

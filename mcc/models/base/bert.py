@@ -15,6 +15,7 @@ class BertFamily(Family, ABC):
 
     def to_hf_config(self, config: ModelConfig) -> dict[str, object]:
         """The values of transformers' `BertConfig`, or of `MegatronBertConfig`."""
+        hf_config.require_plain_heads(config)
         values: dict[str, object] = {
             "architectures": [self.hf_classes[config.head]],
             "model_type": self.hf_model_type,

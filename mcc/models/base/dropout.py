@@ -37,4 +37,4 @@ def dropout(x: Tensor, probability: float, extras: Extras, key: str, shard: int)
         return x
     keep = torch.empty(x.shape, dtype=torch.bool, device=x.device)
     keep.bernoulli_(1 - probability, generator=extras.random.generator(key, x.device, shard))
-    return x * keep * (1 / (1 - probability))
+    return (x * keep).mul_(1 / (1 - probability))
