@@ -20,6 +20,7 @@ from mcc.core.errors import MccError, UsageError
 from mcc.core.events import SILENT, Reporter
 from mcc.core.ranks import from_environment
 from mcc.train.config import TrainConfig
+from mcc.train.device import backend, choose
 from mcc.train.faults import accounts, place
 from mcc.train.loop import train
 from mcc.train.prepare import prepare
@@ -71,11 +72,13 @@ def run(config: TrainConfig, nproc: int | None = None, reporter: Callable[[], Re
 def _alone(order: Order) -> None:
     """One rank in this process: no launcher, no port."""
     with tempfile.TemporaryDirectory() as scratch:
-        dist.init_process_group("gloo", init_method=f"file://{scratch}/rendezvous", rank=0, world_size=1)
+        device = choose(order.config.run.device, 0)
+        method = f"file://{scratch}/rendezvous"
+        dist.init_process_group(backend(device, 1), init_method=method, rank=0, world_size=1)
         try:
             with Stop(enabled=bool(order.config.run.save)) as stop:
                 reporter = order.reporter() if order.reporter else SILENT
-                train(order.config, order.tokenizer, reporter, stop=stop)
+                train(order.config, order.tokenizer, reporter, device, stop)
         finally:
             dist.destroy_process_group()
 
