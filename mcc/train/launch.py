@@ -23,7 +23,7 @@ from mcc.train.config import TrainConfig
 from mcc.train.device import backend, choose
 from mcc.train.faults import accounts, place
 from mcc.train.loop import train
-from mcc.train.prepare import prepare
+from mcc.train.prepare import prepare, without_effect
 from mcc.train.stop import Stop
 from mcc.train.tensorboard import require_tensorboard
 from mcc.train.worker import STOPPED, Order, keep_traceback, work
@@ -59,6 +59,9 @@ def run(config: TrainConfig, nproc: int | None = None, reporter: Callable[[], Re
         provenance.write(resolved.run.save, plain(resolved), {"seed": resolved.run.seed})
     if not resolved.run.save and reporter and (ranks is None or ranks.rank == 0):
         reporter().warn("without --save nothing of the run is kept")
+    if reporter and (ranks is None or ranks.rank == 0):
+        for what in without_effect(resolved):
+            reporter().warn(what)
     order = Order(config=resolved, tokenizer=tokenizer, reporter=reporter)
     if world == 1 and ranks is None and not resolved.safety.max_restarts:
         _alone(order)

@@ -119,3 +119,18 @@ def check_precision(config: TrainConfig) -> None:
                 f"--compress {site}={spec.name} would remember an overflow of --precision fp16 for good",
                 "--precision bf16, or a codec without memory, such as quantize without feedback",
             )
+
+
+def without_effect(config: TrainConfig) -> list[str]:
+    """Settings of a resolved configuration that change nothing, each with the reason."""
+    parallel, optim, run = config.parallel, config.optim, config.run
+    found = []
+    if (parallel.dp or 1) * parallel.cp == 1:
+        for flag, given in (("--zero 1", parallel.zero), ("--fully-shard", parallel.fully_shard)):
+            if given:
+                found.append(f"{flag} has no effect: dp*cp = 1, so there is nobody to share with")
+    if optim.loss_scale is not None and run.precision != "fp16":
+        found.append(f"--loss-scale has no effect with --precision {run.precision}: fp16 alone has one")
+    if parallel.sequence_parallel and parallel.tp == 1:
+        found.append("--sequence-parallel has no effect: tp = 1")
+    return found

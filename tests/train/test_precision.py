@@ -12,7 +12,8 @@ from mcc.ckpt import native
 from mcc.core.errors import MccError, UsageError
 from mcc.core.events import SILENT
 from mcc.train import checkpoint
-from mcc.train.prepare import check_precision
+from mcc.train.config import ParallelConfig
+from mcc.train.prepare import check_precision, without_effect
 from tests.ranks import run_ranks
 from tests.train.toy import MODEL, make_engine, toy_batch, toy_config, train, trained, whole_parameters, with_run
 
@@ -190,6 +191,15 @@ def test_codecs_that_would_remember_an_overflow_are_refused():
             check_precision(_config("fp16", compress=(site,)))
         check_precision(_config("bf16", compress=(site,)))
     check_precision(_config("fp16", compress=("pp.backward=quantize:bits=8", "dp.grad=powersgd:rank=4,feedback=on")))
+
+
+def test_settings_without_effect_are_told():
+    config = dataclasses.replace(
+        _config("bf16", zero=1, loss_scale=8.0), parallel=ParallelConfig(dp=1, zero=1, sequence_parallel=True)
+    )
+    told = without_effect(config)
+    assert [what.split(" has no effect")[0] for what in told] == ["--zero 1", "--loss-scale", "--sequence-parallel"]
+    assert not without_effect(_config("fp16", dp=2, zero=1, loss_scale=8.0))
 
 
 def _ramped(config, steps):
