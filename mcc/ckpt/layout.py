@@ -14,8 +14,10 @@ def check_layout(config: ModelConfig, tp: int, pp: int) -> None:
     """Refuse a layout that this model cannot be cut in.
 
     Raises:
-        UsageError: tp does not divide the heads or the MLP, or there are more stages than layers.
+        UsageError: the family has no such model, tp does not divide the heads, the key/value heads or the MLP, or there
+            are more stages than layers.
     """
+    families.get(config.family)().check(config)
     config.require_tp(tp)
     if pp > config.num_layers:
         raise UsageError(f"pp = {pp} is more than num_layers = {config.num_layers}", "every stage holds a layer")

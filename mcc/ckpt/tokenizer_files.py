@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from mcc.core.errors import MccError
@@ -82,7 +83,7 @@ def write_hf_tokenizer(file: Path | None, folder: Path, context: int) -> dict[st
     ids = token_ids(file)
     configured = folder / "tokenizer_config.json"
     if not configured.exists():
-        values = {
+        values: dict[str, object] = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": context,
             "clean_up_tokenization_spaces": False,
@@ -90,9 +91,9 @@ def write_hf_tokenizer(file: Path | None, folder: Path, context: int) -> dict[st
         }
         configured.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     try:
-        values = json.loads(configured.read_text(encoding="utf-8"))
+        roles = json.loads(configured.read_text(encoding="utf-8"))
         for key in named:
-            token = values.get(key.removesuffix("_id"))
+            token = roles.get(key.removesuffix("_id"))
             named[key] = ids.get(token["content"] if isinstance(token, dict) else token)
     except (ValueError, LookupError, TypeError, AttributeError):
         pass  # carried over as it is; transformers will say what is wrong with it
@@ -101,11 +102,11 @@ def write_hf_tokenizer(file: Path | None, folder: Path, context: int) -> dict[st
     return named
 
 
-def _special_tokens(ids: dict[str, int]) -> dict[str, str]:
-    """Which tokens have a part to play, by their customary names: GPT-2's, BERT's or Llama's."""
+def _special_tokens(ids: dict[str, int]) -> Mapping[str, object]:
+    """Which tokens have a part to play, by their customary names: GPT-2's, BERT's (with segments) or Llama's."""
     if END_OF_TEXT in ids:
         return dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
     found = {role: token for role, token in _BERT_TOKENS.items() if token in ids}
     if found:
-        return found
+        return {**found, "model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}
     return {role: token for role, token in _LLAMA_TOKENS.items() if token in ids}

@@ -81,6 +81,26 @@ def test_transformers_computes_the_same(tmp_path: Path, name: str) -> None:
     assert all(torch.equal(tensor, b[key]) for key, tensor in a.items())
 
 
+def test_berts_tokenizer_loads_in_transformers(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import AutoTokenizer
+
+    words = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4, "the": 5, "cat": 6}
+    tokenizer = Tokenizer(models.WordPiece(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens(list(words)[:5])
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    source = InMemory(MODELS["bert, lm"], tokenizer=tmp_path / "tokenizer.json")
+    write(source, tmp_path / "hf", "hf")
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "hf", local_files_only=True)
+    found = theirs("the cat", "the [MASK]")
+    assert found["input_ids"] == [2, 5, 6, 3, 5, 4, 3]
+    assert found["token_type_ids"] == [0, 0, 0, 0, 1, 1, 1]
+    assert (theirs.cls_token, theirs.pad_token_id, theirs.mask_token_id) == ("[CLS]", 0, 4)
+    assert json.loads((tmp_path / "hf" / "config.json").read_text())["pad_token_id"] == 0
+
+
 def test_norms_in_tensorflows_spelling(tmp_path: Path) -> None:
     """The first BERT's files: gamma and beta, and no prefix before the body."""
     from safetensors.torch import load_file, save_file
