@@ -61,14 +61,14 @@ def train(
                 watch.log(step, result.line(), engine.progress.samples * config.model.seq_length, last)
             due = run.eval_interval and step % run.eval_interval == 0
             if not stopped and (last or due or data.epoch_ended(at.samples, engine.progress.samples)):
-                with watch.aside():
+                with watch.aside("evaluate"):
                     for evaluation in data.evaluations:
                         found = engine.evaluate(evaluation)
                         watch.told(step, {f"{evaluation.name}_{key}": n for key, n in found.items()})
                         figures = ", ".join(f"{key} {number:.4f}" for key, number in found.items())
                         reporter.note(f"{_when(data, engine)}: {evaluation.name} {figures}")
             if folder and (last or (run.save_interval and step % run.save_interval == 0)):
-                with watch.aside():
+                with watch.aside("save"):
                     checkpoint.save(engine, tokenizer, saver)
             saver.poll()
             if stopped:

@@ -77,7 +77,8 @@ class Watch:
         self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
     ) -> None:
         try:
-            if error is None and self.recorder.events:  # the run ended within the traced steps
+            self.recorder.on = False
+            if error is None and self.recorder.events:  # the run ended with a traced step
                 self._write_trace()
         finally:
             self._resources.close()
@@ -86,14 +87,13 @@ class Watch:
     def step(self, step: int) -> Iterator[None]:
         """The block is step `step`, counted from 1; told of and written down within it, too."""
         self.recorder.step, self.recorder.on = step, step in self._traced
+        if self.recorder.events and not self.recorder.on:
+            with self.aside():
+                self._write_trace()
         with self.recorder.span("step"):
             yield
         assert self._task is not None
         self._task.advance()
-        if self.recorder.on and step == self._traced[-1]:
-            with self.aside():
-                self._write_trace()
-        self.recorder.on = False
 
     def log(self, step: int, values: dict[str, Any], seen: int, last: bool) -> None:
         """Tell of a step, if it is one to tell of. Collective.
@@ -138,11 +138,12 @@ class Watch:
         self._append({"step": step, **values})
 
     @contextmanager
-    def aside(self) -> Iterator[None]:
-        """What happens in the block does not count for the steps' durations."""
+    def aside(self, kind: str = "log") -> Iterator[None]:
+        """What happens in the block, of the trace's `kind`, does not count for the steps' durations."""
         began = time.perf_counter()
         try:
-            yield
+            with self.recorder.span(kind):
+                yield
         finally:
             self._waited += time.perf_counter() - began
 

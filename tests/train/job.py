@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch.distributed as dist
 
+from mcc.core.errors import MccError
 from mcc.data.indexed import IndexedWriter
 from mcc.train import metrics
 from mcc.train.config import (
@@ -29,7 +30,7 @@ from mcc.train.config import (
     TrainConfig,
 )
 from mcc.train.faults import Account, accounts
-from mcc.train.worker import Order, main
+from mcc.train.worker import Order, main, work
 from tests.ranks import _context
 from tests.train.toy import MODEL
 
@@ -120,15 +121,17 @@ def job(
     folder: Path,
     harm: Callable[[int], None] | None = None,
     attempt: int = 0,
+    launcher: bool = True,
 ) -> Iterator[Job]:
     """Start the ranks; what is left of them is killed at the end.
 
     Args:
         harm: module-level function, called in each rank with its number before it works.
         attempt: restarts before this one, as torch's elastic launcher counts them.
+        launcher: ours, which reads accounts; under another a rank tells on stderr, here `FOLDER/rank_K.err`.
     """
     order = folder / "order.json"
-    Order(config=config, failures=folder / "failures").write(order)
+    Order(config=config, failures=folder / "failures" if launcher else None).write(order)
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60))
     processes = []
     for rank in range(world):
@@ -162,4 +165,12 @@ def _rank(order: Path, environment: dict[str, Any], harm: Callable[[int], None] 
     if harm is not None:
         harm(int(environment["RANK"]))
     sys.argv = ["worker", str(order)]
-    main()
+    if Order.read(order).failures:
+        main()
+    error = os.open(order.with_name(f"rank_{environment['RANK']}.err"), os.O_WRONLY | os.O_CREAT)
+    os.dup2(error, sys.stderr.fileno())
+    try:
+        work(Order.read(order))
+    except MccError as failure:  # as the command line does
+        print(f"error: {failure.what}", file=sys.stderr)
+        sys.exit(failure.exit_code)

@@ -127,6 +127,20 @@ def test_a_loss_that_is_not_a_number_is_traced_to_its_rank(tmp_path, data):
     assert native.latest(tmp_path / "run").name == "iter_0000003"
 
 
+@pytest.mark.parametrize("harm", [_poisoned, _stopped], ids=["nan", "stopped"])
+def test_under_another_launcher_the_rank_and_the_reason_are_one_line_on_stderr(tmp_path, data, harm):
+    config = job_config(data, tmp_path / "run", 500, {"dp": 2}, heartbeat_timeout=2.0)
+    with job(config, 2, tmp_path, harm, launcher=False) as broken:
+        assert 0 not in broken.end()
+    told = "".join((tmp_path / f"rank_{rank}.err").read_text() for rank in range(2))
+    lines = [line for line in told.splitlines() if line.startswith("error: ")]
+    what = "loss is nan at step 4" if harm is _poisoned else "no sign of life for 2 s"
+    assert lines[0] == f"error: rank 1 (pp 0, dp 1, tp 0): {what}"
+    assert "Traceback" not in told
+    if harm is _poisoned:
+        assert len(lines) == 1
+
+
 def _gradient_poisoned(rank: int) -> None:
     if rank == 0:
         at_step(4, lambda engine: _first(engine).register_hook(lambda grad: grad * float("inf")))

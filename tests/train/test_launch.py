@@ -20,7 +20,8 @@ from mcc.core.errors import UsageError
 from mcc.core.files import PARTIAL
 from mcc.data.indexed import IndexedWriter
 from mcc.train import metrics
-from mcc.train.config import DataConfig, ParallelConfig, RunConfig, TrainConfig
+from mcc.train.config import DataConfig, ParallelConfig, RunConfig, SafetyConfig, TrainConfig
+from mcc.train.launch import run
 from mcc.train.prepare import prepare
 from tests.train.job import job as forked_job
 from tests.train.toy import MODEL
@@ -185,9 +186,14 @@ def test_under_torchrun_with_restarts(tmp_path, data):
 
 
 def test_restarts_need_a_folder_and_a_launcher(tmp_path, data, monkeypatch):
-    words = settings(data, tmp_path / "run", 5)
-    without = mcc("train", *words[: words.index("--save")], "--max-restarts", "1")
-    assert (without.returncode, "--max-restarts needs --save" in without.stderr) == (2, True)
+    again = SafetyConfig(max_restarts=1)
+    with pytest.raises(UsageError, match="--max-restarts needs --save"):
+        run(config(data, safety=again))
+    monkeypatch.setattr(os, "environ", os.environ | {"RANK": "0", "WORLD_SIZE": "1"})
+    with pytest.raises(UsageError, match="started by another launcher") as caught:
+        run(config(data, safety=again, run=RunConfig(eval_iters=0, save=str(tmp_path / "run"))))
+    assert "torchrun --max-restarts" in str(caught.value.hint)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_is_recorded_and_not_overwritten(tmp_path, data):

@@ -115,6 +115,14 @@ def test_the_engines_own_time_is_what_no_span_covers(tmp_path, data):
     assert 0 < found["engine"] < found["step"]
 
 
+def test_evaluations_and_checkpoints_are_in_it(tmp_path, data):
+    path = tmp_path / "t.json"
+    config = job_config(data, tmp_path / "run", 4, trace=str(path), trace_steps="2-3", save_interval=1)
+    assert run_ranks(_run, 1, config) == [4]
+    saves = [event["args"]["step"] for event in spans(path) if event["cat"] == "save"]
+    assert saves == [2, 3]
+
+
 def _skewed(path: Path) -> None:
     """Rank r's clock is r hours ahead, and all ranks record the same moment."""
     ahead = dist.get_rank() * 3600 * 10**9
