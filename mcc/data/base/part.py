@@ -141,7 +141,7 @@ def _packed(raw: bytes, ending: str) -> bytes:
     if ending == ".bz2":
         return bz2.compress(raw)
     if ending == ".zst":
-        packed: bytes = zstandard().ZstdCompressor().compress(raw)
+        packed: bytes = zstandard().ZstdCompressor(write_checksum=True).compress(raw)
         return packed
     return raw
 

@@ -77,7 +77,7 @@ def open_output(path: Path, final: Path) -> IO[bytes]:
     if suffix == ".bz2":
         return bz2.open(path, "wb")
     if suffix == ".zst":
-        return zstandard().ZstdCompressor().stream_writer(path.open("wb"), closefd=True)
+        return zstandard().ZstdCompressor(write_checksum=True).stream_writer(path.open("wb"), closefd=True)
     return path.open("wb", buffering=_BUFFER_BYTES)
 
 

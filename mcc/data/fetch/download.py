@@ -77,7 +77,6 @@ def fetch(
     if path.exists():
         _check(path, path, size, checksum, "delete it, or choose another folder with -o")
         return Fetched(path=str(path), url=None, size=path.stat().st_size, state="there already", checksum=checksum)
-    path.parent.mkdir(parents=True, exist_ok=True)
     problems = []
     for url in urls:
         try:
@@ -207,6 +206,7 @@ class _Download:
             raise requests.ConnectionError("the server ended too soon")
 
     def _remember(self, response: requests.Response) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         tag = response.headers.get("ETag", "")
         # A weak tag says that two files mean the same, not that their bytes are the same.
         tag = tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified", "")

@@ -118,7 +118,7 @@ def load_tokenizer(path: str | Path) -> TextTokenizer:
         if (given / "tokenizer.json").is_file():
             given = given / "tokenizer.json"
         elif (given / "vocab.json").is_file() and (given / "merges.txt").is_file():
-            return TextTokenizer(_gpt2(given / "vocab.json", given / "merges.txt", given), given)
+            return TextTokenizer(_gpt2(given / "vocab.json", given / "merges.txt", given, letters=True), given)
         elif (given / "vocab.txt").is_file():
             return load_tokenizer(given / "vocab.txt")
         else:
@@ -191,7 +191,8 @@ class TokenizerFiles:
             if self.merge_file is not None or kind == "GPT2BPETokenizer":
                 if self.merge_file is None or kind not in (None, "GPT2BPETokenizer", "HuggingFaceTokenizer"):
                     raise UsageError("GPT2BPETokenizer takes --vocab-file and --merge-file", "give both")
-                return TextTokenizer(_gpt2(vocabulary, _existing(self.merge_file), vocabulary), vocabulary)
+                letters = kind != "HuggingFaceTokenizer"
+                return TextTokenizer(_gpt2(vocabulary, _existing(self.merge_file), vocabulary, letters), vocabulary)
             if kind in (None, "HuggingFaceTokenizer") and vocabulary.suffix != ".txt":
                 return load_tokenizer(vocabulary)
             lowercase = not _has_capitals(vocabulary) if kind is None else kind != "BertWordPieceCase"
@@ -202,7 +203,7 @@ class TokenizerFiles:
             path = given / "vocab.txt" if given.is_dir() else given
             return TextTokenizer(word_piece(_existing(path), kind == "BertWordPieceLowerCase"), path)
         if kind == "GPT2BPETokenizer" and given.is_dir():
-            return TextTokenizer(_gpt2(given / "vocab.json", given / "merges.txt", given), given)
+            return TextTokenizer(_gpt2(given / "vocab.json", given / "merges.txt", given, letters=True), given)
         if given.is_dir() and (given / _CONFIG).is_file():
             return _transformers(given)
         return load_tokenizer(given)
@@ -238,18 +239,22 @@ def as_bert(tokenizer: Tokenizer, lowercase: bool) -> Tokenizer:
     return tokenizer
 
 
-def byte_level(model: Any) -> Tokenizer:
-    """GPT-2's way to split texts into bytes (Radford et al. 2019) around a BPE model."""
+def byte_level(model: Any, letters: bool = False) -> Tokenizer:
+    """GPT-2's way to split texts into bytes (Radford et al. 2019) around a BPE model.
+
+    `letters`: an end of text that is written out in a text is letters like others, as in Megatron-LM's own GPT-2
+    tokenizer; else it is the token, as in transformers.
+    """
     tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
-    if tokenizer.token_to_id(END_OF_TEXT) is not None:
+    if tokenizer.token_to_id(END_OF_TEXT) is not None and not letters:
         tokenizer.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
     return tokenizer
 
 
-def _gpt2(vocabulary: Path, merges: Path, name: Path) -> Tokenizer:
+def _gpt2(vocabulary: Path, merges: Path, name: Path, letters: bool = False) -> Tokenizer:
     try:
         # `tokenizers` leaves out what has no number, without a word.
         if any(type(number) is not int for number in orjson.loads(vocabulary.read_bytes()).values()):
@@ -257,7 +262,7 @@ def _gpt2(vocabulary: Path, merges: Path, name: Path) -> Tokenizer:
         model = models.BPE.from_file(str(vocabulary), str(merges))
     except Exception as error:
         raise MccError(f"{name}: not a GPT-2 vocabulary: {one_line(error)}") from error
-    return byte_level(model)
+    return byte_level(model, letters)
 
 
 def _transformers(folder: Path) -> TextTokenizer:

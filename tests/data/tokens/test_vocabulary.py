@@ -95,3 +95,16 @@ def test_files_that_are_no_vocabulary(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"')
     with pytest.raises(MccError, match="transformers cannot load"):
         TokenizerFiles(model=str(tmp_path)).read()
+
+
+def test_an_end_of_text_that_is_written_out(shared_data: Path) -> None:
+    """Letters for Megatron-LM's GPT-2 tokenizer, the token for transformers'."""
+    files = {
+        "vocab_file": str(shared_data / "gpt2" / "vocab.json"),
+        "merge_file": str(shared_data / "gpt2" / "merges.txt"),
+    }
+    text = "a<|endoftext|>b"
+    for kind in (None, "GPT2BPETokenizer"):
+        found = TokenizerFiles(**files, kind=kind).read()
+        assert found.eod == 50256 and 50256 not in found.encode(text) and found.decode(found.encode(text)) == text
+    assert 50256 in TokenizerFiles(**files, kind="HuggingFaceTokenizer").read().encode(text)
