@@ -30,10 +30,10 @@ MODELS = {
 }
 # The first are those that every family is tested in.
 LAYOUTS: dict[str, dict[str, Any]] = {
-    "tp8": {"tp": 8, "samples": 8},  # a step of few messages
+    "tp8": {"tp": 8, "samples": 8},  # steps of few messages
     "pp8": {"pp": 8},
     "dp8": {"dp": 8},
-    "cp4": {"cp": 4},
+    "cp4": {"cp": 4, "samples": 8},
     "tp2-pp2-dp2": {"tp": 2, "pp": 2, "dp": 2},
     "tp2-cp2-dp2": {"tp": 2, "cp": 2, "dp": 2},
     "pp2-cp2-dp2": {"pp": 2, "cp": 2, "dp": 2},
