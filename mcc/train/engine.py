@@ -78,12 +78,13 @@ class Engine:
         causal = self.family.blueprint.causal
         self.axes = ParallelAxes(mesh, compress, self.clock, config.parallel.sequence_parallel, zigzag=causal)
         self.stages = stages_of(config)
-        self.modules: dict[int, Stage] = {
-            index: self.family.build(
-                config.model, self.axes, self.stages.layers[index], index == 0, index == self.stages.last
-            )
-            for index in self.stages.held_by(mesh.pp_rank)
-        }
+        with torch.device("meta"):  # memory is taken once, where the parameters stay
+            self.modules: dict[int, Stage] = {
+                index: self.family.build(
+                    config.model, self.axes, self.stages.layers[index], index == 0, index == self.stages.last
+                )
+                for index in self.stages.held_by(mesh.pp_rank)
+            }
         self.parameters: dict[str, nn.Parameter] = {}
         for module in self.modules.values():
             self._take(module)

@@ -33,16 +33,17 @@ def local(tensor: Tensor, row: Param, config: ModelConfig, axes: Axes) -> Tensor
 
 @torch.no_grad()
 def initialize(stage: Stage, family: Family, seed: int, device: torch.device | str = "cpu") -> None:
-    """Fill a stage's parameters from `seed`, the vocabulary's padding rows with zeros.
+    """Fill a stage's parameters, on `device`, from `seed`; the vocabulary's padding rows with zeros.
 
-    Parameters on the meta device get their memory on `device` here, one after the other: besides the stage itself there
-    is never more than one whole parameter.
+    Parameters on the meta device get their memory here, one after the other: besides the stage itself there is never
+    more than one whole parameter.
     """
+    place = torch.device(device)
     for name, parameter in list(stage.named_parameters()):
         row = family.row(name)
         values = local(fresh(name, row, stage.config, seed), row, stage.config, stage.axes)
-        if parameter.is_meta:
-            own = values.to(device)
+        if parameter.device.type != place.type:
+            own = values.to(place)
             # A slice shares the memory of the whole, which would then stay.
             replace(stage, name, own.clone() if own.untyped_storage().nbytes() > own.nbytes else own)
         else:
