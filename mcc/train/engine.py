@@ -108,6 +108,8 @@ class Engine:
         )
         self.update = Update(self.parameters, self.family, mesh, config, self.pipeline.first, self.full)
         tied = self.family.tied(config.model)
+        if self.update.zero is not None and len(self.stages.ends) == 1 and "dp.grad" not in compress:
+            tied = False  # there is one copy, whose rows have owners as any other's
         self.sync = GradSync(self.parameters, mesh, compress, self.clock, tied, self.update.zero)
         self.tied = mesh.embedding_sum() if tied and mesh.embedding is not None else None
         self.sharded_tokens = sequence_parameters(self.parameters, self.family) if self.axes.sequence else []

@@ -23,6 +23,10 @@ from mcc.train.config import TrainConfig
 from mcc.train.parallel.mesh import Mesh
 from mcc.train.parallel.pipeline import SCHEDULES
 
+# torch 2.13 has new names for them.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
 
 class FullyShard:
     """This rank's stages, sharded over its replicas from now on.
@@ -98,7 +102,7 @@ class _AllGather(_Counted):
         self, output_tensor: Tensor, input_tensor: Tensor, group: dist.ProcessGroup, async_op: bool = False
     ) -> dist.Work | None:
         self.group.wire.add(self.group.site, (self.group.size - 1) * input_tensor.nbytes)
-        return dist.all_gather_into_tensor(output_tensor, input_tensor, group=group, async_op=async_op)
+        return _all_gather(output_tensor, input_tensor, group=group, async_op=async_op)
 
 
 class _ReduceScatter(_Counted):
@@ -106,7 +110,7 @@ class _ReduceScatter(_Counted):
         self, output_tensor: Tensor, input_tensor: Tensor, group: dist.ProcessGroup, op: Any, async_op: bool = False
     ) -> dist.Work | None:
         self.group.wire.add(self.group.site, (self.group.size - 1) * output_tensor.nbytes)
-        return dist.reduce_scatter_tensor(output_tensor, input_tensor, op=op, group=group, async_op=async_op)
+        return _reduce_scatter(output_tensor, input_tensor, op=op, group=group, async_op=async_op)
 
 
 def _copies(mesh: Mesh, ends: Sequence[int]) -> Collective | None:

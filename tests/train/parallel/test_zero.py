@@ -86,10 +86,11 @@ def test_each_replica_keeps_its_share_and_sends_what_the_all_reduce_sent():
         assert count == whole
         assert kept == pytest.approx(2 * whole / 4, rel=0.02)
     assert sum(kept for kept, *_ in sharded) == 2 * whole
+    reduced = dense["dp.grad"] + dense["embedding"]
     for *_, sent in sharded:
-        both = sent["dp.grad"] + sent["dp.param"]
-        assert both == pytest.approx(dense["dp.grad"], rel=0.1)  # the tied embedding's rows come on top
-        assert sent["dp.grad"] < 0.6 * dense["dp.grad"]
+        assert sent["dp.grad"] + sent["dp.param"] == pytest.approx(reduced, rel=0.02)
+        assert sent["dp.grad"] == pytest.approx(reduced / 2, rel=0.02)
+        assert "embedding" not in sent
 
 
 def _uninterrupted(config, steps):
