@@ -14,6 +14,7 @@ from mcc.ckpt import native
 from mcc.ckpt.format import open_checkpoint
 from mcc.ckpt.manifest import VERSION, read_manifest
 from mcc.ckpt.pieces import Piece
+from mcc.ckpt.source import expected_shapes
 from mcc.core.config import plain
 from mcc.core.errors import MccError, UsageError
 from mcc.core.events import Reporter
@@ -96,11 +97,11 @@ def load_weights(engine: Engine, path: Path) -> None:
     source = open_checkpoint(path)
     new_head = engine.config.finetune.from_weights
     check_same_model(source.meta.config, engine.config.model, path, new_head)
-    stored = source.shapes()
+    stored, wanted = source.shapes(), expected_shapes(engine.config.model)
     with torch.no_grad():
         for name, parameter in engine.parameters.items():
-            if new_head and name not in stored:
-                continue  # a head of the run's own begins afresh
+            if new_head and stored.get(name) != wanted[name]:
+                continue  # a head of the run's own, or one of other classes, begins afresh
             shard = local(source.read(name), engine.family.row(name), engine.config.model, engine.axes)
             rows = engine.update.held(name)
             parameter.copy_(shard if rows is None else shard[rows[0] : rows[0] + len(parameter)])
