@@ -12,6 +12,10 @@ from mcc.core.errors import MccError
 Value = TypeVar("Value")
 
 
+class Elsewhere(MccError):
+    """Another rank is the cause, and says so itself."""
+
+
 def together(action: Callable[[], Value], what: str, hint: str, group: dist.ProcessGroup | None = None) -> list[Value]:
     """Every rank's `action()`, in order of rank. Collective where ranks are up.
 
@@ -22,7 +26,8 @@ def together(action: Callable[[], Value], what: str, hint: str, group: dist.Proc
         group: takes CPU tensors; None: the default one.
 
     Raises:
-        MccError: it failed somewhere, the same on every rank; names the first rank that did.
+        MccError: it failed somewhere, the same on every rank; names the first rank that did. `Elsewhere` on the
+            others.
     """
     world = dist.get_world_size(group) if dist.is_initialized() else 1
     value: Any = None
@@ -37,7 +42,7 @@ def together(action: Callable[[], Value], what: str, hint: str, group: dist.Proc
         dist.all_gather_object(outcomes, (value, failure), group=group)
     for rank, (_, failed) in enumerate(outcomes):
         if failed is not None:
-            raise MccError(f"{what}: rank {rank}: {failed}", hint)
+            raise (Elsewhere if failure is None else MccError)(f"{what}: rank {rank}: {failed}", hint)
     return [value for value, _ in outcomes]
 
 

@@ -12,12 +12,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from mcc.ckpt.together import Elsewhere
 from mcc.core.errors import MccError
 from mcc.train.config import ParallelConfig
-
-
-class Elsewhere(MccError):
-    """Another rank is the cause, and says so itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,14 +67,15 @@ class Account:
 
 
 def accounts(folder: Path) -> list[Account]:
-    """The accounts of ranks that were a cause, the earliest first."""
+    """The accounts of ranks that were a cause, the earliest first; of those that heard of it where none could write."""
     found = []
     for path in folder.glob("rank_*.json"):
         try:
             found.append(Account(**json.loads(path.read_text(encoding="utf-8"))))
         except (OSError, ValueError, TypeError):
             continue  # written by half
-    return sorted((account for account in found if account.cause), key=lambda account: account.time)
+    causes = [account for account in found if account.cause] or [account for account in found if account.known]
+    return sorted(causes, key=lambda account: account.time)
 
 
 def in_communication(error: BaseException) -> bool:

@@ -83,16 +83,17 @@ class Guard:
         self._store = None
 
     def tell(self, account: Account) -> None:
-        """Tell every rank why one failed; the first to do so is believed."""
+        """Tell every rank that one failed, and why if it was the cause; the first to do so is believed."""
         if self._store is not None:
             with suppress(Exception):
-                self._store.compare_set("reason", "", json.dumps([account.rank, account.what]))
+                if account.cause:
+                    self._store.compare_set("reason", "", json.dumps([account.rank, account.what]))
                 self._store.add("failed", 1)
 
     def told(self) -> tuple[int, str] | None:
         """The rank that failed and why, if one told."""
         with suppress(Exception):
-            if self._store is not None and self._store.add("failed", 0):
+            if self._store is not None and self._store.check(["reason"]):
                 rank, what = json.loads(self._store.get("reason"))
                 return int(rank), str(what)
         return None

@@ -121,8 +121,7 @@ def _fail(
     error: BaseException, account: Account, guard: Guard, folder: Path | None, order: Order, stop: Stop
 ) -> NoReturn:
     """Leave this rank's account, tell the others, and find who is to blame."""
-    if account.cause:
-        guard.tell(account)
+    guard.tell(account)
     if folder is not None:
         account.write(folder)
         if not account.cause:

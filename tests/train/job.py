@@ -167,6 +167,7 @@ def _rank(order: Path, environment: dict[str, Any], harm: Callable[[int], None] 
     sys.argv = ["worker", str(order)]
     if Order.read(order).failures:
         main()
+        return
     error = os.open(order.with_name(f"rank_{environment['RANK']}.err"), os.O_WRONLY | os.O_CREAT)
     os.dup2(error, sys.stderr.fileno())
     try:

@@ -160,7 +160,7 @@ def test_gradients_that_are_not_numbers_never_reach_the_weights(tmp_path, data):
 
 def _no_room(rank: int) -> None:
     if rank == 1:
-        at_step(4, lambda engine: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 12, 1 << 12)))
+        at_step(4, lambda engine: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 14, 1 << 14)))
 
 
 @pytest.mark.parametrize("background", [False, True], ids=["sync", "async"])
@@ -168,7 +168,8 @@ def test_a_full_disk_names_the_rank_and_leaves_the_last_checkpoint(tmp_path, dat
     config = job_config(data, tmp_path / "run", 30, {"dp": 2, "tp": 2}, save_interval=2, async_save=background)
     with job(config, 4, tmp_path, _no_room) as full:
         assert full.end() == [1] * 4
-        cause = full.causes()[0]
+        (cause,) = full.causes()
+        assert cause.rank == 1
         assert cause.known and "cannot write checkpoint" in cause.what and "iter_0000004: rank 1: " in cause.what
     assert native.latest(tmp_path / "run").name == "iter_0000002"
     assert not list((tmp_path / "run").glob(".*partial"))
