@@ -38,6 +38,8 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "tp2-cp2-dp2": {"tp": 2, "cp": 2, "dp": 2},
     "pp2-cp2-dp2": {"pp": 2, "cp": 2, "dp": 2},
     "pp4-tp2-interleaved": {"pp": 4, "tp": 2, "vpp": 2},
+    "tp2-dp4-zero1": {"tp": 2, "dp": 4, "zero": 1},
+    "dp4-fully-shard": {"dp": 4, "fully_shard": True},
     "tp2-sequence-pp2-zbv": {"tp": 2, "pp": 2, "vpp": 2, "sequence_parallel": True, "schedule": "zbv"},
     "tp2-sequence-cp2-recompute": {
         "tp": 2,

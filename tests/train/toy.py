@@ -94,6 +94,10 @@ def whole_parameters(engine: Engine) -> dict[str, Tensor]:
     mesh = engine.mesh
     pieces: list[Any] = [None] * dist.get_world_size()
     mine = {name: p.detach().clone() for name, p in engine.parameters.items()}
+    if engine.full is not None:  # rows of every replica, in order
+        replicas: list[Any] = [None] * (mesh.dp * mesh.cp)
+        dist.all_gather_object(replicas, mine, group=mesh.replicas)
+        mine = {name: torch.cat([theirs[name] for theirs in replicas]) for name in mine}
     dist.all_gather_object(pieces, (mesh.dp_rank, mesh.cp_rank, mesh.tp_rank, mine))
     shards: dict[str, list[Tensor]] = {}
     tied: dict[int, Tensor] = {}
