@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -205,7 +206,7 @@ def _worker(
         part = Part(endings)
         apply(block, part)
         done = part.done()
-        if passed is not None:
+        if passed is not None and parent_process() is not None:
             done = done.stored(passed(block.unit, block.part))
         return (block.unit, block.part, block.size), done
 

@@ -28,7 +28,7 @@ def ordered_map(make: Callable[[], Callable[[Item], Result]], items: Iterable[It
     Args:
         make: called once in each process; must be picklable when `workers` > 1.
         items: read no further ahead than two items a worker, so that memory does not grow with the corpus.
-        workers: processes; with 1 all happens here.
+        workers: processes, this one among them.
 
     Raises:
         MccError: a worker process died (killed, or out of memory).
@@ -38,12 +38,19 @@ def ordered_map(make: Callable[[], Callable[[Item], Result]], items: Iterable[It
         return
     # Started afresh, not forked: some libraries have threads of their own, which do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(make, os.getpid()))
+    others = workers - 1  # this process is a worker, too
+    pool = ProcessPoolExecutor(others, context, initializer=_start, initargs=(make, os.getpid()))
     window: deque[Future[Result]] = deque()
+    own: Callable[[Item], Result] | None = None
     try:
         for item in items:
-            window.append(pool.submit(_apply, item))
-            if len(window) > 2 * workers:
+            if sum(not future.done() for future in window) < 2 * others:
+                window.append(pool.submit(_apply, item))
+            else:
+                own = own or make()
+                window.append(Future())
+                window[-1].set_result(own(item))
+            while window and (window[0].done() or len(window) > 2 * workers):
                 yield window.popleft().result()
         while window:
             yield window.popleft().result()
