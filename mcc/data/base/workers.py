@@ -48,8 +48,7 @@ def ordered_map(make: Callable[[], Callable[[Item], Result]], items: Iterable[It
                 window.append(pool.submit(_apply, item))
             else:
                 own = own or make()
-                window.append(Future())
-                window[-1].set_result(own(item))
+                window.append(_here(own, item))
             while window and (window[0].done() or len(window) > 2 * workers):
                 yield window.popleft().result()
         while window:
@@ -58,6 +57,16 @@ def ordered_map(make: Callable[[], Callable[[Item], Result]], items: Iterable[It
         raise MccError("a worker process died", "was it killed, or out of memory? try fewer workers") from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _here(function: Callable[[Item], Result], item: Item) -> Future[Result]:
+    """`function(item)` in this process. An error waits for its turn: the first bad item of all is the one told of."""
+    future: Future[Result] = Future()
+    try:
+        future.set_result(function(item))
+    except Exception as error:
+        future.set_exception(error)
+    return future
 
 
 def _start(make: Callable[[], Callable[[Any], Any]], parent: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -50,3 +51,19 @@ def test_errors_keep_their_hint_and_deaths_are_told() -> None:
     assert (caught.value.what, caught.value.hint) == ("bad item", "a hint")
     with pytest.raises(MccError, match="a worker process died"):
         list(ordered_map(partial(make), [1, -1, 2], 2))
+
+
+def bad(x: int) -> int:
+    """The other process meets the first item late, this one a later item at once."""
+    if x == 0:
+        time.sleep(0.3)
+    raise MccError(f"bad item {x}")
+
+
+def make_bad() -> Callable[[int], int]:
+    return bad
+
+
+def test_the_first_bad_item_is_told_of_whoever_met_a_later_one_before() -> None:
+    with pytest.raises(MccError, match=r"bad item 0$"):
+        list(ordered_map(make_bad, range(9), 2))
