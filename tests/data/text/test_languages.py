@@ -122,12 +122,17 @@ def test_options() -> None:
     for options, message in (
         ({"threshold": 2.0}, "from 0 to 1"),
         ({"below_chars": -1}, "must not be negative"),
-        ({"engine": "langid", "lang": "english"}, "unknown language"),
         ({"model": "x.bin"}, "takes no model"),
         ({"engine": "magic"}, "engine"),
     ):
         with pytest.raises(UsageError, match=message):
             keep("", **options)
+
+
+def test_a_language_that_the_engine_does_not_know() -> None:
+    pytest.importorskip("py3langid")
+    with pytest.raises(UsageError, match="unknown language"):
+        keep("", engine="langid", lang="english")
 
 
 def test_a_missing_package_or_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
