@@ -29,7 +29,7 @@ class Collective:
 
     def host(self, x: Tensor) -> Tensor:
         """x, or its copy in host memory where the group cannot carry it from where it is."""
-        return host.to_host(x) if host.staged(x, self.group) else x
+        return host.carried(x, self.group)
 
     def span(self, kind: str) -> AbstractContextManager[Any]:
         """Record the block in the trace, if there is one, as work of `kind` at this site."""

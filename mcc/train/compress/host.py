@@ -27,6 +27,11 @@ def to_host(x: Tensor) -> Tensor:
     return found
 
 
+def landing(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """Where `group` can put what x is to receive: x itself, or memory of its shape on the host."""
+    return empty(x.shape, x.dtype) if staged(x, group) else x
+
+
 def carried(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     """x itself, contiguous, or its copy on the host: what `group` can carry."""
     return to_host(x) if staged(x, group) else x.contiguous()

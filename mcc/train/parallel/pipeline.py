@@ -37,20 +37,31 @@ class Schedule:
         single: with one stage a rank, or None. several: with more, or None.
         v: stages lie as a V, two a rank.
         splits: the backward pass is split into that of inputs and that of weights (zero bubble).
+        fills: micro-batches that it needs at least, by (pp, vpp).
+        rounds: whether micro-batches go in rounds of pp, by vpp.
     """
 
     single: Any
     several: Any
     v: bool = False
     splits: bool = False
+    fills: Callable[[int, int], int] = lambda pp, vpp: 1
+    rounds: Callable[[int], bool] = lambda vpp: False
 
 
 SCHEDULES = {
     "gpipe": Schedule(ScheduleGPipe, ScheduleLoopedBFS),
-    "1f1b": Schedule(Schedule1F1B, ScheduleInterleaved1F1B),
-    "zero-bubble": Schedule(ScheduleInterleavedZeroBubble, ScheduleInterleavedZeroBubble, splits=True),
+    "1f1b": Schedule(
+        Schedule1F1B,
+        ScheduleInterleaved1F1B,
+        fills=lambda pp, vpp: pp if vpp == 1 else 1,
+        rounds=lambda vpp: vpp > 1,
+    ),
+    "zero-bubble": Schedule(
+        ScheduleInterleavedZeroBubble, ScheduleInterleavedZeroBubble, splits=True, rounds=lambda vpp: True
+    ),
     "zbv": Schedule(None, ScheduleZBVZeroBubble, v=True, splits=True),
-    "dualpipev": Schedule(None, ScheduleDualPipeV, v=True, splits=True),
+    "dualpipev": Schedule(None, ScheduleDualPipeV, v=True, splits=True, fills=lambda pp, vpp: pp * vpp),
 }
 
 # (micro-batch, a stage's index, its input) -> its output: hidden states, or the last stage's share of the loss.
@@ -135,7 +146,7 @@ class Pipeline:
     @torch.no_grad()
     def evaluate(self, tokens_NT: Tensor, microbatches: int) -> None:
         """Run every stage on every micro-batch, nothing compressed: stage by stage, so that ranks work at once."""
-        group = self.mesh.device.get_group("pp")
+        group, compute = self.mesh.device.get_group("pp"), self.mesh.compute
         chunks = tokens_NT.chunk(microbatches)
         local: dict[tuple[int, int], Tensor] = {}
         sent: list[tuple[Any, Tensor]] = []
@@ -146,11 +157,9 @@ class Pipeline:
                 elif (index - 1) in self.modules:
                     x = local.pop((index - 1, microbatch))
                 else:
-                    x = torch.empty(self.hidden.shape, dtype=self.hidden.dtype, device=self.mesh.compute)
-                    if host.staged(x, group):
-                        x = host.empty(x.shape, x.dtype)
+                    x = host.landing(torch.empty(self.hidden.shape, dtype=self.hidden.dtype, device=compute), group)
                     dist.recv(x, self.mesh.stage_rank(self.stages.rank_of(index - 1)), group=group)
-                    x = x.to(self.mesh.compute)
+                    x = x.to(compute)
                 y = self.run(microbatch, index, x)
                 if index == self.stages.last:
                     continue
@@ -190,19 +199,14 @@ def check_schedule(schedule: str, vpp: int, microbatches: int, pp: int) -> None:
         return
     if kind.v and vpp != 2:
         raise UsageError(f"schedule {schedule} has 2 stages a rank, not vpp = {vpp}", "--vpp 2")
-    hint = "raise --global-batch-size, or lower --micro-batch-size"
-    if schedule == "dualpipev" and microbatches < pp * vpp:
+    least = kind.fills(pp, vpp)
+    if microbatches < least:
+        size = f"pp = {pp}" if vpp == 1 else f"pp*vpp = {least}"
         raise UsageError(
-            f"schedule dualpipev needs at least pp*vpp = {pp * vpp} micro-batches a step, but there are {microbatches}",
-            hint,
+            f"schedule {schedule} needs at least {size} micro-batches a step, but there are {microbatches}",
+            "raise --global-batch-size, lower --micro-batch-size, or use --schedule gpipe",
         )
-    if schedule == "1f1b" and vpp == 1 and microbatches < pp:
-        raise UsageError(
-            f"schedule 1f1b needs at least pp = {pp} micro-batches a step, but there are {microbatches}",
-            f"{hint}, or use --schedule gpipe",
-        )
-    looped = schedule == "zero-bubble" or (schedule == "1f1b" and vpp > 1)
-    if looped and microbatches % max(1, microbatches // pp):
+    if kind.rounds(vpp) and microbatches % max(1, microbatches // pp):
         raise UsageError(
             f"schedule {schedule} with vpp = {vpp} goes in rounds of pp = {pp} micro-batches, but there are "
             f"{microbatches}",

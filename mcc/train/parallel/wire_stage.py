@@ -154,13 +154,13 @@ class WireStage(PipelineStage):
     def _receive(self, ops: list[dist.P2POp], site: str, microbatch: int) -> list[dist.P2POp]:
         codec = self._codec(site, "receive")
         for op in ops:
-            staged = host.staged(op.tensor, op.group)
-            if codec is None and not staged:
+            wanted = op.tensor
+            if codec is not None:
+                wanted = wanted.new_empty(codec.payload_bytes, dtype=torch.uint8)
+            received = host.landing(wanted, op.group)
+            if received is op.tensor:
                 continue  # straight into torch's buffer
-            shape, dtype = (
-                (op.tensor.shape, op.tensor.dtype) if codec is None else ((codec.payload_bytes,), torch.uint8)
-            )
-            op.tensor = host.empty(shape, dtype) if staged else op.tensor.new_empty(shape, dtype=dtype)
+            op.tensor = received
             self.messages[site, microbatch] = op.tensor
         return ops
 
