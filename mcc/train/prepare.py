@@ -16,7 +16,7 @@ from mcc.data.training.blends import Blend
 from mcc.models.base.config import ModelConfig
 from mcc.models.base.family import families
 from mcc.train.compress.codec import Codec
-from mcc.train.compress.spec import parse_all
+from mcc.train.compress.spec import CodecSpec, parse_all
 from mcc.train.config import TrainConfig
 from mcc.train.data import open_data
 from mcc.train.engine import stages_of
@@ -45,6 +45,7 @@ def prepare(config: TrainConfig, world_size: int) -> tuple[TrainConfig, str | No
         config = dataclasses.replace(config, run=dataclasses.replace(config.run, train_iters=steps))
     LearningRate(config.optim, config.run.sizes, config.run.train_iters)
     check_precision(config)
+    check_recompute(config)
     check_fully_shard(config)
     _check_layout(config, dp)
     open_data(config, tokenizer)
@@ -113,12 +114,29 @@ def check_precision(config: TrainConfig) -> None:
     if config.run.precision != "fp16":
         return
     for site, spec in parse_all(config.compress).items():
-        remembers = spec.feedback or spec.codec.state_dict is not Codec.state_dict
-        if site.endswith(".backward") and remembers:  # dp.grad is reached only by gradients that are finite
+        if site.endswith(".backward") and _remembers(spec):  # dp.grad is reached only by gradients that are finite
             raise UsageError(
                 f"--compress {site}={spec.name} would remember an overflow of --precision fp16 for good",
                 "--precision bf16, or a codec without memory, such as quantize without feedback",
             )
+
+
+def check_recompute(config: TrainConfig) -> None:
+    """Refuse a codec with memory whose sends would be repeated: a layer computed again sums its outputs again.
+
+    Raises:
+        UsageError: it would.
+    """
+    spec = parse_all(config.compress).get("tp.forward")
+    if config.parallel.recompute_granularity == "full" and config.parallel.tp > 1 and spec and _remembers(spec):
+        raise UsageError(
+            f"--compress tp.forward={spec.name} would remember what --recompute-granularity full sends twice",
+            "--recompute-granularity selective, or a codec without memory, such as quantize without feedback",
+        )
+
+
+def _remembers(spec: CodecSpec) -> bool:
+    return spec.feedback or spec.codec.state_dict is not Codec.state_dict
 
 
 def without_effect(config: TrainConfig) -> list[str]:

@@ -13,7 +13,7 @@ from mcc.core.errors import MccError, UsageError
 from mcc.core.events import SILENT
 from mcc.train import checkpoint
 from mcc.train.config import ParallelConfig
-from mcc.train.prepare import check_precision, without_effect
+from mcc.train.prepare import check_precision, check_recompute, without_effect
 from tests.ranks import run_ranks
 from tests.train.toy import MODEL, make_engine, toy_batch, toy_config, train, trained, whole_parameters, with_run
 
@@ -231,3 +231,21 @@ def test_batches_grow_alike_in_every_layout(layout):
     assert losses == pytest.approx(wanted_losses, abs=1e-5)
     for name, value in wanted.items():
         assert (parameters[name] - value).norm() / value.norm() < 1e-4, name
+
+
+def test_codecs_that_remember_send_once() -> None:
+    """Recomputed layers send again; the first of these codecs would take the second send for news."""
+    full = {"recompute_granularity": "full"}
+    for compress, parallel, refused in (
+        ("tp.forward=quantize:bits=8,feedback=on", full, True),
+        ("tp.forward=powersgd:rank=2", full, True),
+        ("tp.forward=quantize:bits=8", full, False),
+        ("tp.backward=quantize:bits=8,feedback=on", full, False),
+        ("tp.forward=powersgd:rank=2", {"recompute_granularity": "selective"}, False),
+    ):
+        config = toy_config(tp=2, compress=(compress,), parallel=parallel)
+        if refused:
+            with pytest.raises(UsageError, match="would remember what --recompute-granularity full sends twice"):
+                check_recompute(config)
+        else:
+            check_recompute(config)
