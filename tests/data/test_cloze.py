@@ -28,8 +28,8 @@ def check(passage: str, text: str, config: ClozeConfig) -> None:
     assert re.fullmatch(r"[A-Za-z]{4,}", target) and passage.endswith(f" {target}")
     assert not passage[: -len(target) - 1].endswith((" ", "\n"))
     assert target.lower() in [word.strip(".,;:!?\"'`*()[]{}").lower() for word in words[:-1]]
-    before = text[: text.index(passage)].rstrip(" ")
-    assert before == "" or before.endswith((".", "!", "?", ":", "\n\n"))
+    before = [text[: found.start()].rstrip(" ") for found in re.finditer(f"(?={re.escape(passage)})", text)]
+    assert any(one == "" or one.endswith((".", "!", "?", ":", "\n\n")) for one in before)
 
 
 @settings(max_examples=200, deadline=None)
