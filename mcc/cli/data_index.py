@@ -9,6 +9,7 @@ import typer
 
 from mcc.cli import console
 from mcc.cli import data_steps as steps
+from mcc.cli.blends import BlendCommand
 from mcc.core.config import build
 from mcc.core.errors import UsageError
 
@@ -16,7 +17,7 @@ app = typer.Typer(rich_markup_mode="rich")
 _BERT = "BERT"
 
 
-@app.command()
+@app.command(cls=BlendCommand)
 def index(
     data_path: Annotated[
         list[str],
@@ -24,16 +25,25 @@ def index(
     ],
     seq_length: Annotated[int | None, typer.Option(help="Tokens of a sample \\[default: 128].")] = None,
     train_iters: Annotated[int | None, typer.Option(help="Training steps of the run.")] = None,
+    train_samples: Annotated[int | None, typer.Option(help="Samples that it trains on, in its place.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training documents, in its place.")] = None,
     eval_iters: Annotated[int | None, typer.Option(help="Steps of a held-out evaluation \\[default: 10].")] = None,
     global_batch_size: Annotated[int | None, typer.Option(help="Samples of a step \\[default: 16].")] = None,
+    rampup_batch_size: Annotated[
+        tuple[int, int, int] | None,
+        typer.Option(metavar="START INCREMENT SAMPLES", help="The run's growing batch \\[default: none]."),
+    ] = None,
+    valid_data_path: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PREFIX", help="The run's held-out token files, in place of a split; or WEIGHT PREFIX ..."
+        ),
+    ] = None,
     seed: steps.Seed = None,
     split: Annotated[
         str | None, typer.Option(metavar="A,B,C", help="Weights of the parts \\[default: 949,50,1].")
     ] = None,
-    all_documents: Annotated[
-        bool, typer.Option("--all-documents", help="No split: the run has --valid-data-path.")
-    ] = False,
+    all_documents: Annotated[bool, typer.Option("--all-documents", help="No split, and nothing held out.")] = False,
     data_cache_path: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where indices go \\[default: beside each token file].")
     ] = None,
@@ -60,6 +70,8 @@ def index(
 
     Example: [cyan]mcc data index 0.7 data/wiki_text_document 0.3 data/books_text_document --train-iters 10000[/]
 
+    Example: [cyan]mcc data index data/wiki_text_document --train-samples 90000 --valid-data-path data/news[/]
+
     Example: [cyan]mcc data index data/wiki_text_sentence --bert --seq-length 512 --train-iters 10000[/]
     """
     import shlex
@@ -73,6 +85,9 @@ def index(
         kind="bert" if bert else None,
         seq_length=seq_length,
         train_iters=train_iters,
+        train_samples=train_samples,
+        rampup_batch_size=rampup_batch_size,
+        valid_data_path=valid_data_path,
         epochs=epochs,
         eval_iters=eval_iters,
         global_batch_size=global_batch_size,

@@ -20,6 +20,7 @@ from mcc.core.errors import MccError, UsageError
 from mcc.core.events import SILENT, Reporter
 from mcc.data.indexed import IndexedDataset
 from mcc.data.samples import GPTSamples, count_epochs, split_documents
+from mcc.data.training.batch_size import BatchSizes, Ramp
 from mcc.data.training.blends import Blend
 from mcc.data.training.config import MaskConfig
 from mcc.data.training.open import Opened, Wanted, open_bert, open_gpt
@@ -36,9 +37,12 @@ class IndexConfig:
     kind: Literal["gpt", "bert"] = option("gpt", "tokens end to end (gpt), or runs of sentences (bert)")
     seq_length: int = option(128, "tokens of a sample")
     train_iters: int | None = option(None, "training steps")
+    train_samples: int | None = option(None, "samples to train on, in place of train_iters")
     eval_iters: int = option(10, "steps of a held-out evaluation")
     global_batch_size: int = option(16, "samples of a step")
+    rampup_batch_size: Ramp | None = option(None, "start, increment and samples of a growing batch")
     epochs: int | None = option(None, "passes over the training documents, in place of train_iters")
+    valid_data_path: str | None = option(None, "token files of the held-out evaluation: no split")
     seed: int = option(1234, "of the order")
     split: str = option("949,50,1", "weights of training, validation and test documents")
     all_documents: bool = option(False, "all documents are training documents: no split")
@@ -46,16 +50,26 @@ class IndexConfig:
     masking: MaskConfig = field(default_factory=MaskConfig)
 
     def __post_init__(self) -> None:
-        if (self.train_iters is None) == (self.epochs is None):
-            raise UsageError("how many samples?", "--train-iters N --global-batch-size B, or --epochs E")
-        for name in ("seq_length", "train_iters", "global_batch_size", "epochs"):
+        if [self.train_iters, self.train_samples, self.epochs].count(None) != 2:
+            hint = "--train-iters N --global-batch-size B, or --train-samples S --global-batch-size B, or --epochs E"
+            raise UsageError("how many samples?", hint)
+        for name in ("seq_length", "train_iters", "train_samples", "global_batch_size", "epochs"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} = {value} must be at least 1")
         if self.eval_iters < 0:
             raise UsageError(f"eval_iters = {self.eval_iters} must not be negative")
+        BatchSizes(self.global_batch_size, self.rampup_batch_size)
         if self.kind == "bert" and self.epochs is not None:
             raise UsageError("--epochs counts samples of tokens end to end", "--train-iters N --global-batch-size B")
+
+    @property
+    def samples(self) -> int | None:
+        """Training samples of the run, whole steps of them; None where epochs are counted."""
+        sizes, steps = BatchSizes(self.global_batch_size, self.rampup_batch_size), self.train_iters
+        if self.train_samples is not None:
+            steps = sizes.steps(self.train_samples)
+        return None if steps is None else sizes.at(steps).samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,16 +108,21 @@ def index(data_path: str | Path, config: IndexConfig, reporter: Reporter = SILEN
     """
     started = time.perf_counter()
     blend = Blend.parse(str(data_path))
-    datasets = [IndexedDataset(prefix) for prefix in blend.prefixes]
-    for data in datasets:
-        data.verify()
+    held_out = Blend.parse(config.valid_data_path) if config.valid_data_path else None
+    whole = config.all_documents or held_out is not None
+    jobs = [("train", "all" if whole else "train", blend)]
+    if held_out is not None or not whole:
+        jobs.append(("valid", "all" if whole else "valid", held_out or blend))
     built: list[IndexedPart] = []
-    for part in ("all",) if config.all_documents else ("train", "valid"):
-        count = _count(datasets, config, part)
+    for name, part, blend_of_part in jobs:
+        datasets = [IndexedDataset(prefix) for prefix in blend_of_part.prefixes]
+        for data in datasets:
+            data.verify()
+        count = _count(datasets, config, name, part)
         if not count:
             continue
         wanted = Wanted(
-            blend=blend,
+            blend=blend_of_part,
             part=part,
             split=config.split,
             seq_length=config.seq_length,
@@ -117,16 +136,16 @@ def index(data_path: str | Path, config: IndexConfig, reporter: Reporter = SILEN
         else:
             opened = open_gpt(wanted, reporter)
         if opened is not None:
-            built += _described(opened, part, config, blend)
+            built += _described(opened, name, config, blend_of_part)
     return IndexReport(prefix=str(blend), parts=tuple(built), seconds=round(time.perf_counter() - started, 3))
 
 
-def _count(datasets: Sequence[IndexedDataset], config: IndexConfig, part: str) -> int:
-    """Samples of a part."""
-    if part == "valid":
+def _count(datasets: Sequence[IndexedDataset], config: IndexConfig, name: str, part: str) -> int:
+    """Samples for training (`train`) or the evaluation (`valid`), as `mcc train` counts them."""
+    if name == "valid":
         return config.eval_iters * config.global_batch_size
-    if config.train_iters is not None:
-        return config.train_iters * config.global_batch_size
+    if config.samples is not None:
+        return config.samples
     if len(datasets) > 1:
         raise UsageError("the files of a blend have epochs of their own", "--train-iters N --global-batch-size B")
     (data,) = datasets
@@ -142,8 +161,7 @@ def _tokens(data: IndexedDataset, documents: range) -> int:
     return int(data.sizes[documents.start : documents.stop].sum(dtype=np.int64))
 
 
-def _described(opened: Opened[Any], part: str, config: IndexConfig, blend: Blend) -> list[IndexedPart]:
-    name = "train" if part == "all" else part
+def _described(opened: Opened[Any], name: str, config: IndexConfig, blend: Blend) -> list[IndexedPart]:
     found = []
     for file in opened.files:
         epochs = None

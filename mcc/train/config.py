@@ -8,10 +8,10 @@ from typing import Literal
 
 from mcc.core.config import option
 from mcc.core.errors import UsageError
+from mcc.data.training.batch_size import BatchSizes
 from mcc.data.training.config import MaskConfig
 from mcc.models.base.config import ModelConfig
 from mcc.train.finetune.config import FinetuneConfig
-from mcc.train.optim.batch_size import BatchSizes
 from mcc.train.optim.config import OptimConfig
 
 

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from mcc.data.training.batch_size import Progress
 from mcc.models.base.extras import Extras, Randomness
 from mcc.models.base.family import families
 from mcc.models.base.init import initialize
@@ -21,7 +22,6 @@ from mcc.train.compress.spec import parse_all
 from mcc.train.config import TrainConfig
 from mcc.train.faults import not_finite
 from mcc.train.objective import objective_of, objectives
-from mcc.train.optim.batch_size import Progress
 from mcc.train.optim.schedule import LearningRate
 from mcc.train.optim.update import Update
 from mcc.train.parallel.fully_shard import FullyShard

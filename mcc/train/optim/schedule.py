@@ -21,7 +21,7 @@ import math
 from collections.abc import Callable
 
 from mcc.core.errors import UsageError
-from mcc.train.optim.batch_size import BatchSizes, Progress
+from mcc.data.training.batch_size import BatchSizes, Progress
 from mcc.train.optim.config import OptimConfig
 
 # From the share of a decay that is done to the share of the rate that is left.

@@ -9,7 +9,7 @@ import torch
 from transformers import optimization
 
 from mcc.core.errors import UsageError
-from mcc.train.optim.batch_size import BatchSizes
+from mcc.data.training.batch_size import BatchSizes
 from mcc.train.optim.config import OptimConfig
 from mcc.train.optim.schedule import LearningRate
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcc.core.errors import UsageError
-from mcc.train.optim.batch_size import BatchSizes
+from mcc.data.training.batch_size import BatchSizes
 
 
 def _formula(consumed: int, start: int, increment: int, length: int, full: int) -> int:
