@@ -77,7 +77,7 @@ def _alone(order: Order) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         device = choose(order.config.run.device, 0)
         method = f"file://{scratch}/rendezvous"
-        dist.init_process_group(backend(device, 1), init_method=method, rank=0, world_size=1)
+        dist.init_process_group(backend(device, own=True), init_method=method, rank=0, world_size=1)
         try:
             with Stop(enabled=bool(order.config.run.save)) as stop:
                 reporter = order.reporter() if order.reporter else SILENT

@@ -26,7 +26,7 @@ from mcc.core.errors import MccError, UsageError
 from mcc.core.events import SILENT, Reporter
 from mcc.core.ranks import Ranks, from_environment, restart_count
 from mcc.train.config import TrainConfig
-from mcc.train.device import backend, choose
+from mcc.train.device import backend, choose, own_devices
 from mcc.train.faults import Account, accounts, place
 from mcc.train.guard import Guard
 from mcc.train.loop import train
@@ -166,10 +166,9 @@ def keep_traceback(account: Account, run: Path) -> Path:
 
 def join(ranks: Ranks, config: TrainConfig) -> torch.device:
     """Join the process group, with a fair share of the cores; the device to compute on."""
-    cores = os.cpu_count() or 1
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.world_size))
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, cores // max(1, local)))
+        share = (os.cpu_count() or 1) // ranks.local_world_size
+        torch.set_num_threads(max(1, min(share, torch.get_num_threads())))  # torch has seen what Slurm lends it
     if "MASTER_ADDR" not in os.environ and int(os.environ.get("SLURM_NNODES", "1")) > 1:
         raise UsageError("Slurm started ranks on several nodes, but MASTER_ADDR is not set", "set it to the first node")
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
@@ -182,7 +181,8 @@ def join(ranks: Ranks, config: TrainConfig) -> torch.device:
     device = choose(config.run.device, ranks.local_rank)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group(backend(device, local), store=store, rank=rank, world_size=world, timeout=timeout)
+    own = own_devices(device, rank, world, store)
+    dist.init_process_group(backend(device, own), store=store, rank=rank, world_size=world, timeout=timeout)
     return device
 
 

@@ -7,17 +7,30 @@ import pytest
 from mcc.core.errors import UsageError
 from mcc.core.ranks import Ranks, from_environment
 
-TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
-SLURM = {"SLURM_PROCID": "2", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0"}
+TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+# As srun sets them for the first task of the second of two nodes; a batch script has the first three alone.
+BATCH = {"SLURM_PROCID": "0", "SLURM_NTASKS": "5", "SLURM_TASKS_PER_NODE": "3,2"}
+SLURM = {
+    **BATCH,
+    "SLURM_PROCID": "3",
+    "SLURM_LOCALID": "0",
+    "SLURM_NODEID": "1",
+    "SLURM_STEP_NUM_TASKS": "5",
+    "SLURM_STEP_TASKS_PER_NODE": "3,2",
+}
 
 
 def test_torchrun_and_slurm() -> None:
-    assert from_environment(TORCHRUN) == Ranks(rank=3, world_size=8, local_rank=1)
-    assert from_environment(SLURM) == Ranks(rank=2, world_size=4, local_rank=0)
-    assert from_environment({**SLURM, **TORCHRUN}) == Ranks(rank=3, world_size=8, local_rank=1)
+    of_torchrun = Ranks(rank=3, world_size=8, local_rank=1, local_world_size=2)
+    assert from_environment(TORCHRUN) == of_torchrun
+    assert from_environment(SLURM) == Ranks(rank=3, world_size=5, local_rank=0, local_world_size=2)
+    assert from_environment({**SLURM, **TORCHRUN}) == of_torchrun
 
 
-@pytest.mark.parametrize("env", [{}, {"RANK": "0"}, {"WORLD_SIZE": "2"}, {"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}])
+ALONE = {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_TASKS_PER_NODE": "1"}
+
+
+@pytest.mark.parametrize("env", [{}, {"RANK": "0"}, {"WORLD_SIZE": "2"}, ALONE, BATCH])
 def test_a_process_started_alone_has_no_ranks(env: dict[str, str]) -> None:
     assert from_environment(env) is None
 
@@ -32,9 +45,9 @@ def test_the_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch)
     assert from_environment() is None
     for name, value in TORCHRUN.items():
         monkeypatch.setenv(name, value)
-    assert from_environment() == Ranks(rank=3, world_size=8, local_rank=1)
+    assert from_environment() == Ranks(rank=3, world_size=8, local_rank=1, local_world_size=2)
 
 
 def test_what_is_no_number_is_a_clear_error() -> None:
-    with pytest.raises(UsageError, match="RANK='x', WORLD_SIZE='8' are not numbers"):
+    with pytest.raises(UsageError, match="RANK='x' is not a number"):
         from_environment({"RANK": "x", "WORLD_SIZE": "8"})
