@@ -15,26 +15,13 @@ import torch.distributed as dist
 
 from mcc.core.errors import MccError
 from mcc.core.files import write_text
+from mcc.train.compress.wire import SITES
 
 NAME = "metrics.jsonl"
-# The order of the bytes in the summed vector: the same on every rank.
-SITES = (
-    "pp.forward",
-    "pp.backward",
-    "tp.forward",
-    "tp.backward",
-    "tp.vocab",
-    "dp.grad",
-    "dp.param",
-    "embedding",
-    "norm",
-)
 
 
 def total_bytes(sent: dict[str, int]) -> dict[str, int]:
     """The bytes by site that all ranks sent, without the sites that sent nothing. Collective, itself not counted."""
-    unknown = set(sent) - set(SITES)
-    assert not unknown, f"sites without a column: {unknown}"
     vector = torch.tensor([sent.get(site, 0) for site in SITES], dtype=torch.int64)
     dist.all_reduce(vector)
     return {site: int(n) for site, n in zip(SITES, vector.tolist(), strict=True) if n}

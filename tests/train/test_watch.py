@@ -12,6 +12,7 @@ from mcc.core.errors import MccError, UsageError
 from mcc.core.events import Silent
 from mcc.models.base.config import ModelConfig
 from mcc.train import metrics
+from mcc.train.compress.wire import SITES
 from mcc.train.config import ObserveConfig
 from mcc.train.flops import flops_per_token, peak_flops
 from mcc.train.live import Meter
@@ -65,6 +66,14 @@ def test_fields_and_the_live_line(tmp_path, data):
     assert ["memory_bytes" in line for line in lines] == [True, True, False]
     assert len(lines[0]["memory_bytes"]) == 2
     assert all(10_000_000 < used < 2**40 for used in lines[0]["memory_bytes"])
+
+
+def test_every_site_has_its_bytes(tmp_path, data):
+    config = job_config(data, tmp_path / "run", 1, {"tp": 2, "cp": 2, "sequence_parallel": True})
+    run_ranks(_shown, 4, config)
+    sent = metrics.read(tmp_path / "run")[0]["wire_bytes"]
+    assert sent.keys() == set(SITES) - {"pp.forward", "pp.backward", "dp.param"}
+    assert all(sent.values())
 
 
 def test_flops_of_known_models() -> None:

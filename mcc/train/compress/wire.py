@@ -8,6 +8,22 @@ from contextlib import contextmanager
 
 from mcc.train.trace import Recorder
 
+# Every site that sends, in the order in which ranks sum their bytes.
+SITES = (
+    "pp.forward",
+    "pp.backward",
+    "tp.forward",
+    "tp.backward",
+    "tp.vocab",
+    "tp.tokens",
+    "cp.kv",
+    "cp.grad",
+    "dp.grad",
+    "dp.param",
+    "embedding",
+    "norm",
+)
+
 
 class Wire:
     """A rank's ledger of sent bytes.
@@ -25,7 +41,8 @@ class Wire:
         self._paused = False
 
     def add(self, site: str, nbytes: float) -> None:
-        """`nbytes` left this rank at `site`."""
+        """`nbytes` left this rank at `site`, which is one of `SITES`."""
+        assert site in SITES, f"site {site} is not counted"
         if not self._paused:
             self._sent[site] += round(nbytes)
 
