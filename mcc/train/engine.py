@@ -25,7 +25,7 @@ from mcc.train.objective import objective_of, objectives
 from mcc.train.optim.schedule import LearningRate
 from mcc.train.optim.update import Update
 from mcc.train.parallel.fully_shard import FullyShard
-from mcc.train.parallel.gradients import GradSync, sequence_parameters, sync_sequence, sync_tied
+from mcc.train.parallel.gradients import GradSync, coded, sequence_parameters, sync_sequence, sync_tied
 from mcc.train.parallel.mesh import CPU, Mesh, build_mesh
 from mcc.train.parallel.pipeline import SCHEDULES, Pipeline
 from mcc.train.parallel.stages import Stages, cut
@@ -108,9 +108,10 @@ class Engine:
         )
         self.update = Update(self.parameters, self.family, mesh, config, self.pipeline.first, self.full)
         tied = self.family.tied(config.model)
-        if self.update.zero is not None and len(self.stages.ends) == 1 and "dp.grad" not in compress:
+        if self.update.zero is not None and len(self.stages.ends) == 1 and coded(compress, mesh) is None:
             tied = False  # there is one copy, whose rows have owners as any other's
-        self.sync = GradSync(self.parameters, mesh, compress, self.clock, tied, self.update.zero)
+        alike = [name for name in self.parameters if self.family.row(name).tp_dim is None]
+        self.sync = GradSync(self.parameters, mesh, compress, self.clock, tied, self.update.zero, alike)
         self.tied = mesh.embedding_sum() if tied and mesh.embedding is not None else None
         self.sharded_tokens = sequence_parameters(self.parameters, self.family) if self.axes.sequence else []
         self._work = Work([], torch.zeros(1), None)

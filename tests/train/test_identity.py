@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -20,10 +22,25 @@ COMPRESSED = (
 )
 
 
-@pytest.mark.parametrize("parallel", [{"schedule": "1f1b"}, {"schedule": "gpipe", "sequence_parallel": True}])
-def test_identity_equals_dense_bit_for_bit(parallel):
-    dense = run_ranks(trained, 8, toy_config(2, 2, 2, parallel=parallel), 6)
-    identity = run_ranks(trained, 8, toy_config(2, 2, 2, EVERYWHERE, parallel=parallel), 6)
+# Two ranks of each axis, and four of one: there the order of a sum is told by its bits.
+@pytest.mark.parametrize(
+    ("layout", "more"),
+    [
+        ((2, 2, 2), {"schedule": "1f1b"}),
+        ((2, 2, 2), {"schedule": "gpipe", "sequence_parallel": True}),
+        ((1, 1, 4), {"zero": 1}),
+        ((1, 1, 2), {"cp": 2}),
+        ((4, 1, 1), {"precision": "bf16"}),
+        ((4, 1, 1), {"precision": "bf16", "sequence_parallel": True}),
+    ],
+    ids=lambda value: "-".join(map(str, value)) if isinstance(value, (tuple, dict)) else None,
+)
+def test_identity_equals_dense_bit_for_bit(layout, more):
+    parallel = {name: value for name, value in more.items() if name != "precision"}
+    run = {"precision": more.get("precision", "fp32")}
+    ranks = math.prod(layout) * parallel.get("cp", 1)
+    dense = run_ranks(trained, ranks, toy_config(*layout, parallel=parallel, **run), 6)
+    identity = run_ranks(trained, ranks, toy_config(*layout, EVERYWHERE, parallel=parallel, **run), 6)
     for (a_losses, a), (b_losses, b) in zip(dense, identity, strict=True):
         assert a_losses == b_losses
         assert a.keys() == b.keys()
@@ -41,11 +58,18 @@ def _replicas(config, steps):
     return (mesh.pp_rank, replica, mesh.tp_rank), losses, parameters, replicated, mesh.wire.take()
 
 
-@pytest.mark.parametrize("parallel", [{}, {"cp": 2, "sequence_parallel": True}])
-def test_compressed_replicas_never_drift(parallel):
+# What all tensor-parallel ranks hold is coded apart from what each holds alone.
+QUANTIZED = (*COMPRESSED[:-1], "dp.grad=quantize:bits=4,scale=tensor,feedback=on")
+
+
+@pytest.mark.parametrize(
+    ("compress", "parallel"),
+    [(COMPRESSED, {}), (COMPRESSED, {"cp": 2, "sequence_parallel": True}), (QUANTIZED, {"zero": 1})],
+)
+def test_compressed_replicas_never_drift(compress, parallel):
     dp = 2 // parallel.get("cp", 1)
-    steps = 30 if dp == 2 else 10
-    results = run_ranks(_replicas, 8, toy_config(2, 2, dp, COMPRESSED, parallel=parallel), steps)
+    steps = 30 if compress == COMPRESSED and dp == 2 else 10
+    results = run_ranks(_replicas, 8, toy_config(2, 2, dp, compress, parallel=parallel), steps)
     by_place = {place: parameters for place, _, parameters, _, _ in results}
     for (pp, dp, tp), losses, parameters, replicated, _ in results:
         assert losses == results[0][1]

@@ -62,6 +62,8 @@ class Codec(ABC):
         Options: frozen dataclass of the codec's options; its field names are the grammar's keys.
         source: one line: paper and section.
         matrixwise: at `dp.grad`, code each parameter as the matrix it is (True) or all of them as one flat bucket.
+        exact: what is decoded is what was encoded. More than two ranks then add it up as without a codec: sums in
+            another order would be other bits.
 
     Args:
         options: checked options.
@@ -72,6 +74,7 @@ class Codec(ABC):
     Options: ClassVar[type[Any]] = NoOptions
     source: ClassVar[str]
     matrixwise: ClassVar[bool] = False
+    exact: ClassVar[bool] = False
 
     def __init__(self, options: Any, spec: TensorSpec, key: str) -> None:
         self.options = options

@@ -147,14 +147,16 @@ class CompressedSum:
 
     A codec that adds payloads does so (`Codec.all_reduce`). Otherwise two ranks gather each other's payload; more go in
     two shots: each rank sums one slice of rows from all (all-to-all), then its slice goes to all (all-gather), which
-    sends 2(N-1)/N payloads rather than N-1. Decoded in order of rank, so that replicas stay bit-identical.
+    sends 2(N-1)/N payloads rather than N-1. Decoded in order of rank, so that replicas stay bit-identical. What more
+    than two send through an exact codec is summed as without one.
     """
 
     def __init__(self, codec: CodecSpec, spec: TensorSpec, key: str, group: Collective) -> None:
         self.group, self.spec = group, spec
         self.whole = codec.make(spec, key)
+        self.plain = codec.codec.exact and group.size > 2
         self.shots: tuple[CompressedScatter, CompressedGather] | None = None
-        if group.size > 2 and not codec.adds_payloads:
+        if group.size > 2 and not codec.adds_payloads and not self.plain:
             width = spec.shape[-1]
             self.rows = -(-(torch.Size(spec.shape).numel() // width) // group.size)
             piece = TensorSpec((self.rows, width), spec.dtype)
@@ -164,6 +166,8 @@ class CompressedSum:
         """The sum over ranks of x[spec.shape]."""
         if self.group.size == 1:
             return x
+        if self.plain:
+            return self.group.sum_(x.clone())
         with self.group.span("encode"):  # the sums within are spans of their own
             sums = type(self.whole).all_reduce([self.whole], [x], self.group, context)
         if sums is not None:
@@ -191,7 +195,8 @@ class CompressedSum:
 
 def _sum(codec: Codec, messages: Sequence[Tensor], context: Context) -> Tensor:
     specs = codec.payload()
-    total = codec.decode(unpack(messages[0], specs), context).clone()
+    first = codec.decode(unpack(messages[0], specs), context)
+    total = first.to(torch.promote_types(first.dtype, torch.float32), copy=True)  # as uncompressed terms are added
     for message in messages[1:]:
         total += codec.decode(unpack(message, specs), context)
-    return total
+    return total.to(first.dtype)

@@ -5,14 +5,14 @@ It runs once a step on a fixed, name-keyed order of parameters, so it works unde
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from mcc.models.base.family import Family
-from mcc.train.compress.codec import Codec, TensorSpec
+from mcc.train.compress.codec import Codec, Context, TensorSpec
 from mcc.train.compress.collective import Collective, CompressedSum
 from mcc.train.compress.spec import CodecSpec
 from mcc.train.parallel.mesh import Mesh
@@ -30,7 +30,8 @@ class GradSync:
     """The mean over the data-parallel replicas of every gradient but the tied embedding's.
 
     With a matrix codec (PowerSGD) each matrix that it makes smaller is coded by itself; all else goes in one flat
-    dense bucket. With any other codec the flat bucket is coded whole.
+    dense bucket. With any other codec the flat bucket is coded whole; with tensor parallelism in two, since what every
+    tensor-parallel rank holds must be coded alike on each, and not beside what it holds alone.
 
     Args:
         parameters: this rank's, by name.
@@ -39,6 +40,7 @@ class GradSync:
         clock: the engine's.
         tied: whether the model ties its output layer to the embedding.
         zero: which rows the replicas own, or None. Uncompressed gradients then go to the owners alone.
+        alike: parameters that every tensor-parallel rank holds whole.
     """
 
     def __init__(
@@ -49,21 +51,25 @@ class GradSync:
         clock: Clock,
         tied: bool = True,
         zero: Zero | None = None,
+        alike: Collection[str] = (),
     ) -> None:
         self.zero = zero
         self.group, self.clock = mesh.replicas_sum("dp.grad"), clock
-        self.spec = compress.get("dp.grad")
+        self.spec = coded(compress, mesh)
         self.coded: dict[str, nn.Parameter] = {}
         self.streams: dict[str, Codec] = {}
-        self.bucket: CompressedSum | None = None
+        self.buckets: list[tuple[str, list[str], CompressedSum]] = []
         spec = self.spec
         self.flat = {name: parameters[name] for name in sorted(parameters) if not tied or name != TIED}
         if spec is None or self.group.size == 1:
             return
         if not spec.codec.matrixwise:
-            total = sum(p.numel() for p in self.flat.values())
-            rows = -(-total // _WIDTH)
-            self.bucket = CompressedSum(spec, TensorSpec((rows, _WIDTH), torch.float32), "bucket", self.group)
+            whole = [name for name in self.flat if name in alike and mesh.tp > 1]
+            for key, names in (("bucket", [name for name in self.flat if name not in whole]), ("alike", whole)):
+                rows = -(-sum(self.flat[name].numel() for name in names) // _WIDTH)
+                if rows:
+                    stream = CompressedSum(spec, TensorSpec((rows, _WIDTH), torch.float32), key, self.group)
+                    self.buckets.append((key, names, stream))
             return
         for name, parameter in list(self.flat.items()):
             if parameter.dim() < 2:
@@ -90,24 +96,37 @@ class GradSync:
             with self.group.span("encode"):
                 sums = type(codecs[0]).all_reduce(codecs, grads, self.group, context)
             assert sums is not None
-            for grad, total in zip(grads, sums, strict=True):
-                torch.div(total, self.group.size, out=grad)
+            self._set(grads, sums)
+        if self.buckets and active:
+            for _, names, stream in self.buckets:
+                grads = [gradient(self.flat[name]) for name in names]
+                self._set(grads, _summed(grads, stream, context))
+            return
         grads = [gradient(p) for p in dense]
-        if self.bucket is None or not active:
-            sums = self.group.sum_flat(grads)
-        else:
-            flat = torch.cat([grad.reshape(-1) for grad in grads])
-            rows = nn.functional.pad(flat, (0, -flat.numel() % _WIDTH)).view(-1, _WIDTH)
-            total = self.bucket(rows, context).reshape(-1)
-            pieces = total[: flat.numel()].split([grad.numel() for grad in grads])
-            sums = [piece.view(grad.shape) for piece, grad in zip(pieces, grads, strict=True)]
-        for grad, total in zip(grads, sums, strict=True):
-            torch.div(total, self.group.size, out=grad)
+        self._set(grads, self.group.sum_flat(grads))
 
     def codecs(self) -> dict[str, Codec]:
         """Every codec in use, by key."""
-        bucket = {f"bucket/{name}": codec for name, codec in self.bucket.codecs().items()} if self.bucket else {}
-        return {**self.streams, **bucket}
+        coded = {f"{key}/{name}": codec for key, _, bucket in self.buckets for name, codec in bucket.codecs().items()}
+        return {**self.streams, **coded}
+
+    def _set(self, grads: Sequence[Tensor], sums: Sequence[Tensor]) -> None:
+        for grad, total in zip(grads, sums, strict=True):
+            torch.div(total, self.group.size, out=grad)
+
+
+def coded(compress: Mapping[str, CodecSpec], mesh: Mesh) -> CodecSpec | None:
+    """The codec of `dp.grad`, or None where sums are those without one; see `Codec.exact`."""
+    spec = compress.get("dp.grad")
+    return None if spec is not None and spec.codec.exact and mesh.dp * mesh.cp > 2 else spec
+
+
+def _summed(grads: Sequence[Tensor], stream: CompressedSum, context: Context) -> list[Tensor]:
+    """The sums over the replicas, coded as one flat bucket."""
+    flat = torch.cat([grad.reshape(-1) for grad in grads])
+    rows = nn.functional.pad(flat, (0, -flat.numel() % _WIDTH)).view(-1, _WIDTH)
+    pieces = stream(rows, context).reshape(-1)[: flat.numel()].split([grad.numel() for grad in grads])
+    return [piece.view(grad.shape) for piece, grad in zip(pieces, grads, strict=True)]
 
 
 def sequence_parameters(names: Iterable[str], family: Family) -> list[str]:

@@ -11,6 +11,7 @@ class Identity(Codec):
     """The tensor as it is: proves a site's path, since it equals dense training bit for bit."""
 
     source = "identity"
+    exact = True
 
     def payload(self) -> tuple[TensorSpec, ...]:
         return (self.spec,)
