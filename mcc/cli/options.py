@@ -147,7 +147,8 @@ def _annotation(setting: Setting) -> Any:
 def _has_form(hint: Any) -> bool:
     if get_origin(hint) is Literal:
         return all(isinstance(choice, str) for choice in get_args(hint))
-    return hint in _PLAIN or (isinstance(hint, type) and issubclass(hint, Enum))
+    # Python 3.10 takes list[int] for a class.
+    return hint in _PLAIN or (isinstance(hint, type) and get_origin(hint) is None and issubclass(hint, Enum))
 
 
 def _declared(parameter: inspect.Parameter) -> list[str]:

@@ -15,7 +15,7 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, get_origin
 
 from mcc.core.errors import MccError, unknown
 
@@ -68,6 +68,7 @@ class Kind(Generic[Base]):
             value
             for value in vars(module).values()
             if inspect.isclass(value)
+            and get_origin(value) is None  # Python 3.10 takes list[int] for a class
             and issubclass(value, self.base)
             and value.__module__ == module.__name__
             and not inspect.isabstract(value)

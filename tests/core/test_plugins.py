@@ -21,6 +21,7 @@ class Filter(ABC):
 """
 GOOD = """
 from toys import Filter
+Names = list[str]
 class Helper: pass
 class _Private(Filter):
     def keep(self, text): return False
