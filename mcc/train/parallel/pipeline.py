@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -178,7 +178,31 @@ class Pipeline:
             several = len(self.wired) > 1 or self.kind.single is self.kind.several
             make, held = (self.kind.several, self.wired) if several else (self.kind.single, self.wired[0])
             self._schedule = make(held, microbatches, loss_fn=_own_loss, scale_grads=False)
+            for stage in self.wired:
+                order = getattr(self._schedule, "pipeline_order", {})  # of schedules of several stages a rank
+                before = order.get(self.stages.rank_of(stage.stage_index - 1), ()) if stage.stage_index else ()
+                stage.acknowledges = acknowledged(before, stage.stage_index - 1)
         return self._schedule
+
+
+def acknowledged(actions: Iterable[Any], stage: int) -> dict[int, list[int]]:
+    """A micro-batch -> those whose backward pass `stage` did between the forward passes of that one and the last.
+
+    Args:
+        actions: of the rank that has the stage, in torch's notation and order.
+        stage: its index.
+    """
+    found: dict[int, list[int]] = {}
+    done: list[int] = []
+    for action in actions:
+        for part in () if action is None else action.sub_actions or (action,):
+            if part.stage_index != stage:
+                continue
+            if part.computation_type.name == "FORWARD":
+                found[part.microbatch_index], done = done, []
+            elif part.computation_type.name in ("FULL_BACKWARD", "BACKWARD_INPUT"):
+                done.append(part.microbatch_index)
+    return found
 
 
 def _own_loss(output: Tensor, target: Tensor) -> Tensor:

@@ -3,6 +3,10 @@
 `WireStage` replaces the tensor of every send and receive that torch's stage asks for by one flat payload, and decodes
 it where torch takes what it received. A micro-batch's index is the method's argument, so codecs see it. Neighbouring
 stages on one rank (V schedules) hand tensors over without a message.
+
+Memory: torch has a buffer for every message of a step, and its schedules of several stages a rank keep what they sent
+until the step ends; both grow with the micro-batches. Here a buffer exists from its receive to its use, and what was
+sent is let go when something that came back tells that it has arrived.
 """
 
 from __future__ import annotations
@@ -42,6 +46,19 @@ class Chunk(nn.Module):
         return self.run(self.microbatch, x)
 
 
+class _Sent:
+    """A send under way. torch's works keep their tensor as long as they live: waiting lets both go."""
+
+    def __init__(self, work: dist.Work | None) -> None:
+        self._work = work
+
+    def wait(self) -> None:
+        """Wait until the tensor has left. (gloo's own works can be waited for only once.)"""
+        if self._work is not None:
+            self._work.wait()
+            self._work = None
+
+
 class WireStage(PipelineStage):
     """A pipeline stage whose neighbours exchange payloads. Without codecs it is torch's, with its bytes counted.
 
@@ -53,6 +70,9 @@ class WireStage(PipelineStage):
         hidden: shape and dtype of the activations at a stage boundary.
         compress: the codec of each site; those of `pp.forward` and `pp.backward` are used here.
         clock: the engine's.
+
+    Attributes:
+        acknowledges: a micro-batch -> those whose gradients the stage before has used when it sends that one forward.
     """
 
     def __init__(
@@ -81,6 +101,9 @@ class WireStage(PipelineStage):
         self.specs = {site: compress.get(site) for site in ("pp.forward", "pp.backward")}
         self.ends: dict[tuple[str, str], Codec] = {}
         self.messages: dict[tuple[str, int], Tensor] = {}
+        self.acknowledges: dict[int, list[int]] = {}
+        self._hidden = hidden
+        self._sent: dict[tuple[str, int], _Sent] = {}
         for site, end, neighbour in (
             ("pp.forward", "receive", index - 1),
             ("pp.backward", "send", index - 1),
@@ -103,9 +126,13 @@ class WireStage(PipelineStage):
         with self._span("forward", fwd_chunk_id):
             return super().forward_one_chunk(fwd_chunk_id, *args, **kwargs)
 
-    def backward_one_chunk(self, bwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
+    def backward_one_chunk(self, bwd_chunk_id: int, loss: Tensor | None = None, **kwargs: Any) -> Any:
         with self._span("backward", bwd_chunk_id):
-            return super().backward_one_chunk(bwd_chunk_id, *args, **kwargs)
+            found = super().backward_one_chunk(bwd_chunk_id, loss=loss, **kwargs)
+        if loss is not None:
+            loss.detach_()  # the schedule keeps it, and with its graph the stage's input
+        self._arrived("pp.forward", bwd_chunk_id)  # its gradient came back
+        return found
 
     def backward_weight_one_chunk(self, bwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
         with self._span("backward", bwd_chunk_id, "weights, "):
@@ -121,19 +148,54 @@ class WireStage(PipelineStage):
         return self._send(super().get_bwd_send_ops(bwd_chunk_id), "pp.backward", bwd_chunk_id)
 
     def get_fwd_recv_ops(self, fwd_chunk_id: int) -> list[dist.P2POp]:
+        self._allocate(self.args_recv_info[fwd_chunk_id])
         return self._receive(super().get_fwd_recv_ops(fwd_chunk_id), "pp.forward", fwd_chunk_id)
 
     def get_bwd_recv_ops(self, bwd_chunk_id: int) -> list[dist.P2POp]:
+        self._allocate(self.grad_recv_info.get(bwd_chunk_id, ()))
         return self._receive(super().get_bwd_recv_ops(bwd_chunk_id), "pp.backward", bwd_chunk_id)
 
+    def _setup_forward_recv_info(self, *args: Any, **kwargs: Any) -> None:
+        super()._setup_forward_recv_info(*args, **kwargs)
+        for infos in self.args_recv_info.values():
+            _release(infos)
+
+    def _create_grad_recv_info(self, *args: Any, **kwargs: Any) -> Any:
+        infos = super()._create_grad_recv_info(*args, **kwargs)
+        _release(infos)
+        return infos
+
     def _retrieve_recv_activations(self, fwd_chunk_id: int) -> Any:
+        infos = self.args_recv_info[fwd_chunk_id]
         if not self.is_first:
-            self._decode("pp.forward", fwd_chunk_id, self.args_recv_info[fwd_chunk_id])
-        return super()._retrieve_recv_activations(fwd_chunk_id)
+            self._decode("pp.forward", fwd_chunk_id, infos)
+        found = super()._retrieve_recv_activations(fwd_chunk_id)
+        _release(infos)
+        for microbatch in self.acknowledges.get(fwd_chunk_id, ()):
+            self._arrived("pp.backward", microbatch)
+        return found
 
     def _retrieve_recv_grads(self, bwd_chunk_id: int) -> Any:
-        self._decode("pp.backward", bwd_chunk_id, self.grad_recv_info[bwd_chunk_id])
-        return super()._retrieve_recv_grads(bwd_chunk_id)
+        infos = self.grad_recv_info[bwd_chunk_id]
+        self._decode("pp.backward", bwd_chunk_id, infos)
+        found = super()._retrieve_recv_grads(bwd_chunk_id)
+        _release(infos)
+        return found
+
+    def clear_runtime_states(self) -> None:
+        super().clear_runtime_states()
+        self._sent.clear()
+
+    def _allocate(self, infos: Any) -> None:
+        """Buffers for what is about to be received."""
+        for info in infos:
+            if not info.is_root_arg and info.buffer is None:
+                info.buffer = torch.empty(self._hidden.shape, dtype=self._hidden.dtype, device=self.device)
+
+    def _arrived(self, site: str, microbatch: int) -> None:
+        sent = self._sent.pop((site, microbatch), None)
+        if sent is not None:
+            sent.wait()  # not long: the neighbour has it
 
     def _codec(self, site: str, end: str) -> Codec | None:
         return self.ends.get((site, end)) if self.clock.active(self.specs[site]) else None
@@ -149,7 +211,20 @@ class WireStage(PipelineStage):
                 assert op.tensor.numel() == codec.payload_bytes, f"{site}: {op.tensor.numel()} bytes"
             op.tensor = host.carried(op.tensor.detach(), op.group)
             self.wire.add(site, op.tensor.nbytes)
+            if dist.get_backend(op.group) == "gloo":  # NCCL joins the works of a batch, and gives its own
+                op.op = self._begin(op.group_peer, site, microbatch)
         return ops
+
+    def _begin(self, peer: int, site: str, microbatch: int) -> Callable[..., _Sent]:
+        """`dist.isend` whose work can be let go early."""
+
+        def send(tensor: Tensor, group: dist.ProcessGroup | None = None, tag: int = 0, **_: Any) -> _Sent:
+            # torch takes an operation that it does not know for a receive, and names the peer so.
+            work = dist.isend(tensor, group=group, tag=tag, group_dst=peer)
+            sent = self._sent[site, microbatch] = _Sent(work)
+            return sent
+
+        return send
 
     def _receive(self, ops: list[dist.P2POp], site: str, microbatch: int) -> list[dist.P2POp]:
         codec = self._codec(site, "receive")
@@ -178,3 +253,9 @@ class WireStage(PipelineStage):
 
 def _example(spec: TensorSpec) -> Tensor:
     return torch.empty(spec.shape, dtype=spec.dtype, device="meta", requires_grad=True)
+
+
+def _release(infos: Any) -> None:
+    """Let go of the buffers: what was received is in use now."""
+    for info in infos:
+        info.buffer = None
