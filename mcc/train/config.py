@@ -87,6 +87,7 @@ class RunConfig:
     precision: Literal["fp32", "bf16", "fp16"] = option(
         "fp32", "of the computation; weights and their gradients are kept and added in fp32"
     )
+    compile: bool = option(False, "let torch.compile fuse each layer: slower to start, faster to train")
     device: Literal["auto", "cpu", "cuda"] = option("auto", "where ranks compute; auto: a GPU where there is one")
     seed: int = option(1234, "seed of the weights and of the order of the data")
     eval_interval: int = option(0, "steps between held-out evaluations; 0: at the end alone")

@@ -17,6 +17,7 @@ from mcc.models.base.family import families
 from mcc.models.base.init import initialize
 from mcc.models.base.transformer import Stage
 from mcc.train.batch import Batch, on_positions, share, split
+from mcc.train.compiled import compile_layers
 from mcc.train.compress.codec import Codec, TensorSpec
 from mcc.train.compress.spec import parse_all
 from mcc.train.config import TrainConfig
@@ -93,6 +94,8 @@ class Engine:
         if config.parallel.fully_shard and mesh.dp * mesh.cp > 1:
             self.full = FullyShard(self.modules.values(), mesh, self.stages.ends)
             self.parameters = self.full.owned
+        if config.run.compile:
+            compile_layers(self.modules.values(), self.axes, mesh.compute)
         samples, tokens = config.run.micro_batch_size * rows, config.model.seq_length // mesh.cp
         hidden = tokens // mesh.tp if self.axes.sequence else tokens
         self.pipeline = Pipeline(

@@ -15,6 +15,7 @@ from mcc.data.tokenizer import load_tokenizer
 from mcc.data.training.blends import Blend
 from mcc.models.base.config import ModelConfig
 from mcc.models.base.family import families
+from mcc.train.compiled import check_compile
 from mcc.train.compress.codec import Codec
 from mcc.train.compress.spec import CodecSpec, parse_all
 from mcc.train.config import TrainConfig
@@ -47,6 +48,7 @@ def prepare(config: TrainConfig, world_size: int) -> tuple[TrainConfig, str | No
     check_precision(config)
     check_recompute(config)
     check_fully_shard(config)
+    check_compile(config)
     _check_layout(config, dp)
     open_data(config, tokenizer)
     return config, tokenizer

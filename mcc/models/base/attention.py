@@ -13,7 +13,6 @@ from torch.utils.checkpoint import checkpoint
 from mcc.models.base.axes import Axes
 from mcc.models.base.blueprint import Blueprint
 from mcc.models.base.config import ModelConfig
-from mcc.models.base.dropout import head_shard
 from mcc.models.base.extras import Extras
 from mcc.models.base.layers import ColumnParallel, RowParallel
 from mcc.models.base.rotary import Rotation, rotate
@@ -26,7 +25,7 @@ class Attention(nn.Module):
         super().__init__()
         D, hd = config.hidden_size, config.head_dim
         heads, groups = config.num_attention_heads, config.query_groups
-        self.axes, self.key, self.causal = axes, key, blueprint.causal
+        self.axes, self.weights, self.causal = axes, f"{key}.weights", blueprint.causal
         self.groups, self.shared, self.head_dim = groups // axes.size, heads // groups, hd
         self.dropout = config.attention_dropout
         self.qkv = ColumnParallel(D, (heads + 2 * groups) * hd, blueprint.bias, axes, f"{key}.qkv")
@@ -60,5 +59,6 @@ class Attention(nn.Module):
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, extras: Extras) -> Any:
         if not self.dropout or extras.random is None:
             return self.axes.attend(q, k, v, self.causal, extras.padding)
-        with extras.random.drawing(f"{self.key}.weights", q.device, head_shard(self.axes)):
-            return self.axes.attend(q, k, v, self.causal, extras.padding, self.dropout)
+        return self.axes.attend_by_place(
+            q, k, v, self.causal, extras.padding, self.dropout, extras.random, self.weights
+        )  # fmt: skip

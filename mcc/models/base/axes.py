@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mcc.models.base.extras import Randomness
+
 
 class Axes:
     """Where a layer enters and leaves its sharded region (Megatron-LM's f and g, arXiv 1909.08053), and attention.
@@ -26,6 +28,16 @@ class Axes:
     rank: int = 0
     sequence: bool = False
     context_rank: int = 0
+
+    @property
+    def token_shard(self) -> int:
+        """Which shard of the tokens the hidden states between the sharded regions are."""
+        return self.context_rank * self.size + (self.rank if self.sequence else 0)
+
+    @property
+    def head_shard(self) -> int:
+        """Which shard of heads and tokens the attention weights are."""
+        return self.context_rank * self.size + self.rank
 
     def enter(self, x: Tensor, key: str) -> Tensor:
         """f: the identity forward, the sum over ranks backward. x is replicated."""
@@ -77,6 +89,21 @@ class Axes:
             q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal and mask is None,
             enable_gqa=q.shape[1] != k.shape[1],
         )  # fmt: skip
+
+    def attend_by_place(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        causal: bool,
+        padding: Tensor | None,
+        dropout: float,
+        random: Randomness,
+        key: str,
+    ) -> Tensor:
+        """`attend` with the dropout that `random` has for the place `key`."""
+        with random.drawing(key, q.device, self.head_shard):
+            return self.attend(q, k, v, causal, padding, dropout)
 
     def sum_(self, x: Tensor) -> Tensor:
         """The sum over ranks, in place, outside autograd (cross-entropy's statistics)."""

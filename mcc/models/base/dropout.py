@@ -9,18 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mcc.models.base.axes import Axes
 from mcc.models.base.extras import Extras
-
-
-def token_shard(axes: Axes) -> int:
-    """Which shard of the tokens the hidden states here are."""
-    return axes.context_rank * axes.size + (axes.rank if axes.sequence else 0)
-
-
-def head_shard(axes: Axes) -> int:
-    """Which shard of heads and tokens the attention weights here are."""
-    return axes.context_rank * axes.size + axes.rank
 
 
 def dropout(x: Tensor, probability: float, extras: Extras, key: str, shard: int) -> Tensor:
@@ -33,8 +22,17 @@ def dropout(x: Tensor, probability: float, extras: Extras, key: str, shard: int)
         key: the place in the model.
         shard: ranks that hold different parts of a tensor give their own.
     """
+    return drop(x, kept(x, probability, extras, key, shard), probability)
+
+
+def kept(x: Tensor, probability: float, extras: Extras, key: str, shard: int) -> Tensor | None:
+    """Which elements of a tensor like x stay, of bool, see `dropout`; None: all."""
     if not probability or extras.random is None:
-        return x
+        return None
     keep = torch.empty(x.shape, dtype=torch.bool, device=x.device)
-    keep.bernoulli_(1 - probability, generator=extras.random.generator(key, x.device, shard))
-    return (x * keep).mul_(1 / (1 - probability))
+    return keep.bernoulli_(1 - probability, generator=extras.random.generator(key, x.device, shard))
+
+
+def drop(x: Tensor, keep: Tensor | None, probability: float) -> Tensor:
+    """x with the elements that are not in `keep` zero, and the others scaled."""
+    return x if keep is None else (x * keep).mul_(1 / (1 - probability))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mcc.models.base.axes import Axes
 from mcc.models.base.blueprint import Blueprint
 from mcc.models.base.config import ModelConfig
-from mcc.models.base.dropout import dropout, token_shard
+from mcc.models.base.dropout import dropout
 from mcc.models.base.extras import Extras
 from mcc.models.base.layers import Norm, Weights
 
@@ -41,7 +41,7 @@ class Embedding(nn.Module):
         if self.norm is not None:
             x = self.norm(x)
         x = self.axes.own_tokens(x if dtype is None else x.to(dtype))
-        return dropout(x, self.dropout, extras, "embedding", token_shard(self.axes))
+        return dropout(x, self.dropout, extras, "embedding", self.axes.token_shard)
 
     def _found(self, tokens_BT: Tensor) -> Tensor:
         if self.axes.size == 1:

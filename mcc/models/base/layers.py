@@ -43,7 +43,7 @@ class Norm(Weights):
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.as_(x.dtype)
-        fused = _apex() if x.is_cuda else None
+        fused = _apex() if x.is_cuda and not torch.compiler.is_compiling() else None  # inductor fuses it itself
         if fused is not None:
             return fused(self.rms, x, weight, bias, self.epsilon)
         if self.rms:

@@ -9,7 +9,7 @@ between training and a checkpoint: layers are keyed by their global index.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from mcc.models.base.attention import Attention
 from mcc.models.base.axes import Axes
 from mcc.models.base.blueprint import LANGUAGE, Blueprint
 from mcc.models.base.config import ModelConfig
-from mcc.models.base.dropout import dropout, token_shard
+from mcc.models.base.dropout import drop, kept
 from mcc.models.base.embedding import Embedding
 from mcc.models.base.extras import NO_EXTRAS, Extras
 from mcc.models.base.heads import Head, Output
@@ -62,16 +62,34 @@ class Layer(nn.Module):
 
     def forward(self, x_BTD: Tensor, extras: Extras, turn: Rotation | None, selective: bool = False) -> Tensor:
         """x[B, T, D] -> [B, T, D], or this rank's tokens [B, T/P, D] of both."""
+        return self._compute(x_BTD, extras, turn, selective, *self._keep(x_BTD, extras))
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Have torch.compile compute from now on. What it cannot see, such as random streams, stays outside."""
+        self._compute = torch.compile(self._compute, *args, **kwargs)  # type: ignore[method-assign]
+
+    def _compute(
+        self,
+        x_BTD: Tensor,
+        extras: Extras,
+        turn: Rotation | None,
+        selective: bool,
+        keep_mixed: Tensor | None,
+        keep_inner: Tensor | None,
+    ) -> Tensor:
         if self.pre:
-            x_BTD = x_BTD + self._drop(self.attention(self.norm1(x_BTD), extras, turn, selective), extras, "attention")
-            return x_BTD + self._drop(self.mlp(self.norm2(x_BTD)), extras, "mlp")
-        mixed = self._drop(self.attention(x_BTD, extras, turn, selective), extras, "attention")
-        x_BTD = self.norm1(x_BTD + mixed)
-        out: Tensor = self.norm2(x_BTD + self._drop(self.mlp(x_BTD), extras, "mlp"))
+            mixed = self.attention(self.norm1(x_BTD), extras, turn, selective)
+            x_BTD = x_BTD + drop(mixed, keep_mixed, self.dropout)
+            return x_BTD + drop(self.mlp(self.norm2(x_BTD)), keep_inner, self.dropout)
+        mixed = self.attention(x_BTD, extras, turn, selective)
+        x_BTD = self.norm1(x_BTD + drop(mixed, keep_mixed, self.dropout))
+        out: Tensor = self.norm2(x_BTD + drop(self.mlp(x_BTD), keep_inner, self.dropout))
         return out
 
-    def _drop(self, x: Tensor, extras: Extras, place: str) -> Tensor:
-        return dropout(x, self.dropout, extras, f"{self.key}.{place}", token_shard(self.axes))
+    def _keep(self, x: Tensor, extras: Extras) -> list[Tensor | None]:
+        """What dropout keeps of attention's and of the MLP's output, both like x."""
+        shard = self.axes.token_shard
+        return [kept(x, self.dropout, extras, f"{self.key}.{place}", shard) for place in ("attention", "mlp")]
 
 
 class Stage(nn.Module):

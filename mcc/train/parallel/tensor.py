@@ -164,9 +164,11 @@ class ParallelAxes(Axes):
             self._dense = before
 
     def leave_out_of_graphs(self) -> None:
-        """Keep torch.compile away from what talks to other ranks: its graphs end there and begin anew."""
-        talking = ["enter", "leave", "sum_vocab", "enter_vocab", "own_tokens", "all_tokens"] if self.size > 1 else []
-        for name in [*talking, *(["attend"] if self.dealt.size > 1 else [])]:
+        """Keep torch.compile away from what talks to other ranks, or draws numbers: its graphs end there and begin
+        anew."""
+        names = ["enter", "leave"] if self.size > 1 else []
+        names += ["attend"] if self.dealt.size > 1 else []
+        for name in [*names, "attend_by_place"]:
             setattr(self, name, torch.compiler.disable(getattr(self, name)))
 
     def enter(self, x: Tensor, key: str) -> Tensor:
