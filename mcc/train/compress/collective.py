@@ -89,7 +89,7 @@ class Collective:
         """
         if self.size == 1:
             return pieces[0]
-        if dist.get_backend(self.group) == "nccl":
+        if host.carrier(pieces[0].device.type, self.group) == "nccl":
             total = torch.empty_like(pieces[0], memory_format=torch.contiguous_format)
             self.wire.add(self.site, (self.size - 1) * total.nbytes)
             with self.span("reduce"):

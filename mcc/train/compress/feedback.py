@@ -38,7 +38,7 @@ class Feedback(Codec):
         return self.inner.payload()
 
     def encode(self, x: Tensor, context: Context) -> Payload:
-        wanted = x.float() + self.error
+        wanted = x.float() + self.error.to(x.device)
         payload = self.inner.encode(wanted, context)
         self.error = wanted - self.inner.decode(payload, context).float()
         return payload
@@ -52,7 +52,7 @@ class Feedback(Codec):
     ) -> list[Tensor] | None:
         """The inner codec's sums; each rank keeps what the mean misses of its own tensor (PowerSGD, algorithm 2)."""
         wrapped = [codec for codec in codecs if isinstance(codec, Feedback)]
-        wanted = [x.float() + codec.error for codec, x in zip(wrapped, tensors, strict=True)]
+        wanted = [x.float() + codec.error.to(x.device) for codec, x in zip(wrapped, tensors, strict=True)]
         inner = [codec.inner for codec in wrapped]
         sums = type(inner[0]).all_reduce(inner, wanted, group, context) if inner else []
         if sums is None:

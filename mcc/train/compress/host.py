@@ -10,9 +10,18 @@ import torch.distributed as dist
 from torch import Tensor
 
 
+def carrier(device: str, group: dist.ProcessGroup | None) -> str:
+    """The backend that carries `group`'s tensors on devices of a type: a group may have one for each.
+
+    `dist.get_backend` gives the whole list, such as "cpu:gloo,cuda:nccl", where there are several.
+    """
+    found = dict(entry.split(":") for entry in dist.get_backend_config(group).split(","))
+    return str(found.get(device, ""))
+
+
 def staged(x: Tensor, group: dist.ProcessGroup | None) -> bool:
     """Whether `group` cannot carry x from where it is."""
-    return x.is_cuda and dist.get_backend(group) == "gloo"
+    return x.is_cuda and carrier("cuda", group) == "gloo"
 
 
 def empty(shape: tuple[int, ...] | torch.Size, dtype: torch.dtype) -> Tensor:

@@ -99,7 +99,9 @@ def _has_kernel(q: Tensor, rule: Rule) -> bool:
 
 
 def _flash(q: Tensor, rule: Rule) -> bool:
-    return rule.padding is None and q.dtype != torch.float32 and q.shape[-1] <= 256
+    if rule.padding is not None or q.dtype == torch.float32 or q.shape[-1] > 256:
+        return False
+    return torch.cuda.get_device_capability(q.device) >= (8, 0)  # Ampere
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, rule: Rule) -> tuple[Tensor, Tensor, State]:

@@ -18,6 +18,7 @@ from torch.distributed.fsdp import fully_shard
 
 from mcc.core.errors import UsageError
 from mcc.models.base.transformer import Stage
+from mcc.train.compress import host
 from mcc.train.compress.collective import Collective
 from mcc.train.config import TrainConfig
 from mcc.train.parallel.mesh import Mesh
@@ -49,7 +50,7 @@ class FullyShard:
         gather, scatter = _AllGather(mesh.replicas_sum("dp.param")), _ReduceScatter(self.gradients)
         stages = list(stages)
         device = next(stages[0].parameters()).device.type
-        if device == "cuda" and dist.get_backend(mesh.replicas) != "nccl":
+        if device == "cuda" and host.carrier(device, mesh.replicas) != "nccl":
             raise UsageError("--fully-shard on GPUs needs NCCL, which wants a GPU for every rank", "--zero 1")
         replicas = DeviceMesh.from_group(mesh.replicas, device, mesh_dim_names=("replicas",))
         self.sharded: dict[str, Any] = {}

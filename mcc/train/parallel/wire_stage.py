@@ -211,7 +211,8 @@ class WireStage(PipelineStage):
                 assert op.tensor.numel() == codec.payload_bytes, f"{site}: {op.tensor.numel()} bytes"
             op.tensor = host.carried(op.tensor.detach(), op.group)
             self.wire.add(site, op.tensor.nbytes)
-            if dist.get_backend(op.group) == "gloo":  # NCCL joins the works of a batch, and gives its own
+            # NCCL joins the works of a batch, and gives its own.
+            if host.carrier(op.tensor.device.type, op.group) == "gloo":
                 op.op = self._begin(op.group_peer, site, microbatch)
         return ops
 

@@ -72,7 +72,7 @@ class PowerSGD(Codec):
 
     def encode(self, x: Tensor, context: Context) -> Payload:
         matrix = x.reshape(self.n, self.m).float()
-        sent_p = self.factors[0].encode(orthonormal(matrix @ self._factor()).to(self.dtype), context)
+        sent_p = self.factors[0].encode(orthonormal(matrix @ self._factor(x.device)).to(self.dtype), context)
         p_nr = self.factors[0].decode(sent_p, context).float()  # as the receiver sees it, so that Q makes up for it
         q_mr = matrix.T @ p_nr
         self._remember(q_mr)
@@ -91,7 +91,7 @@ class PowerSGD(Codec):
         """The low-rank sums over ranks: P and Q are linear in M, so two all-reduces give the sum's factors."""
         streams = [codec for codec in codecs if isinstance(codec, PowerSGD)]
         matrices = [x.reshape(c.n, c.m).float() for c, x in zip(streams, tensors, strict=True)]
-        ps = group.sum_flat([(m @ c._factor()).to(c.dtype) for c, m in zip(streams, matrices, strict=True)])
+        ps = group.sum_flat([(m @ c._factor(m.device)).to(c.dtype) for c, m in zip(streams, matrices, strict=True)])
         ps = [orthonormal(p.float()) for p in ps]  # every rank has the same sum, so the same columns: not sent again
         qs = group.sum_flat([(m.T @ p).to(c.dtype) for c, m, p in zip(streams, matrices, ps, strict=True)])
         sums = []
@@ -112,9 +112,9 @@ class PowerSGD(Codec):
         generator = torch.Generator().manual_seed(zlib.crc32(self.key.encode()))
         return torch.randn(self.m, self.low_rank, generator=generator)
 
-    def _factor(self) -> Tensor:
+    def _factor(self, device: torch.device) -> Tensor:
         # A zero matrix leaves a zero factor, which no step could leave again.
-        return self.q_mr if bool(self.q_mr.any()) else self._start()
+        return (self.q_mr if bool(self.q_mr.any()) else self._start()).to(device)
 
     def _remember(self, q_mr: Tensor) -> None:
         if self.options.warm_start:
