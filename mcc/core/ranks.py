@@ -62,6 +62,17 @@ def restart_count(env: Mapping[str, str] | None = None) -> int:
     return int(count) if count.isdigit() else 0
 
 
+def set_restart_count(count: int) -> None:
+    """Correct the launcher's count: on several machines each of its agents counts what it saw itself."""
+    os.environ["TORCHELASTIC_RESTART_COUNT"] = str(count)
+
+
+def restarts_elsewhere(env: Mapping[str, str] | None = None) -> bool:
+    """Whether agents on other machines may start the ranks again, so that `restart_count` may be too small here."""
+    env = os.environ if env is None else env
+    return env.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0" and env.get("GROUP_WORLD_SIZE", "1") != "1"
+
+
 def _number(env: Mapping[str, str], name: str, default: int | None = None) -> int:
     if default is not None and name not in env:
         return default

@@ -9,7 +9,7 @@ from mcc.ckpt import native
 from mcc.ckpt.format import open_checkpoint
 from mcc.ckpt.layout import check_layout
 from mcc.core.errors import UsageError
-from mcc.core.ranks import restart_count
+from mcc.core.ranks import restart_count, restarts_elsewhere
 from mcc.data.indexed import IndexedDataset
 from mcc.data.tokenizer import load_tokenizer
 from mcc.data.training.blends import Blend
@@ -103,8 +103,19 @@ def _check_folders(config: TrainConfig) -> None:
     folder = Path(config.run.save)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--save {folder} is a file", "give a folder")
-    if not config.run.resume and not restart_count() and native.latest(folder) is not None:
-        raise UsageError(f"{folder} already holds a run", "--resume continues it; or choose another --save")
+    if not restarts_elsewhere():
+        refuse_other_run(config)
+
+
+def refuse_other_run(config: TrainConfig) -> None:
+    """Refuse a folder with the checkpoints of a run that this one does not continue.
+
+    Raises:
+        UsageError: `--save` has some.
+    """
+    run = config.run
+    if run.save and not run.resume and not restart_count() and native.latest(Path(run.save)) is not None:
+        raise UsageError(f"{run.save} already holds a run", "--resume continues it; or choose another --save")
 
 
 def check_precision(config: TrainConfig) -> None:

@@ -24,12 +24,14 @@ import torch.distributed as dist
 from mcc.core.config import build, plain
 from mcc.core.errors import MccError, UsageError
 from mcc.core.events import SILENT, Reporter
-from mcc.core.ranks import Ranks, from_environment, restart_count
+from mcc.core.ranks import Ranks, from_environment, restart_count, restarts_elsewhere, set_restart_count
+from mcc.train.attempt import agree
 from mcc.train.config import TrainConfig
 from mcc.train.device import backend, choose, own_devices
 from mcc.train.faults import Account, accounts, place
 from mcc.train.guard import Guard
 from mcc.train.loop import train
+from mcc.train.prepare import refuse_other_run
 from mcc.train.stop import Stop
 
 # A rank that only saw its peer vanish waits this long, so that the launcher finds the peer first and names it.
@@ -175,8 +177,11 @@ def join(ranks: Ranks, config: TrainConfig) -> torch.device:
     os.environ.setdefault("MASTER_PORT", "29500")
     # The guard gives up first, and knows for whom this rank waited.
     timeout = timedelta(minutes=config.safety.distributed_timeout_minutes + 1)
-    # After a restart the launcher's store still has the addresses of the ranks before.
     store, rank, world = next(iter(dist.rendezvous("env://", ranks.rank, ranks.world_size, timeout=timeout)))
+    set_restart_count(agree(store, rank, world, timeout, restart_count()))
+    if restarts_elsewhere():
+        refuse_other_run(config)  # what `prepare` could not know
+    # After a restart the launcher's store still has the addresses of the ranks before.
     store = dist.PrefixStore(f"mcc/ranks/{restart_count()}", store)
     device = choose(config.run.device, ranks.local_rank)
     if device.type == "cuda":

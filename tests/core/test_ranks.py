@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mcc.core.errors import UsageError
-from mcc.core.ranks import Ranks, from_environment
+from mcc.core.ranks import Ranks, from_environment, restart_count, restarts_elsewhere, set_restart_count
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
 # As srun sets them for the first task of the second of two nodes; a batch script has the first three alone.
@@ -51,3 +51,13 @@ def test_the_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch)
 def test_what_is_no_number_is_a_clear_error() -> None:
     with pytest.raises(UsageError, match="RANK='x' is not a number"):
         from_environment({"RANK": "x", "WORLD_SIZE": "8"})
+
+
+def test_counts_of_agents_on_several_machines_are_corrected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    set_restart_count(2)
+    assert restart_count() == 2
+    assert restarts_elsewhere({"TORCHELASTIC_MAX_RESTARTS": "3", "GROUP_WORLD_SIZE": "2"})
+    assert not restarts_elsewhere({"TORCHELASTIC_MAX_RESTARTS": "0", "GROUP_WORLD_SIZE": "2"})
+    assert not restarts_elsewhere({"TORCHELASTIC_MAX_RESTARTS": "3", "GROUP_WORLD_SIZE": "1"})
+    assert not restarts_elsewhere({})
