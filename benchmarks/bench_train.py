@@ -1,9 +1,9 @@
-"""Training: its speed beside transformers' own models, and the memory and balance of ring attention.
+"""Training: speed beside transformers' own models, the engine's own time, and memory.
 
-Runs the scripts in `benchmarks/train` that give rows, each in a process of its own; each can be run alone and says in
-its first lines what it compares with.
+Runs the scripts in `benchmarks/train` that need no data, each in a process of its own, and prints a table; each can be
+run alone and says in its first lines what it measures. Exit 1 when one misses its bar or fails.
 
-    python benchmarks/bench_train.py        all of them
+    python benchmarks/bench_train.py        all of them: about 15 minutes
     python benchmarks/bench_train.py ring   some
 """
 
@@ -15,12 +15,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mcc.cli.console import table
+
 HERE = Path(__file__).parent / "train"
-_NO_ROWS = {"samples"}
+_OTHERS = {"peak", "finetune"}  # shared code, and runs on real weights
 
 
 def main(wanted: list[str]) -> int:
-    scripts = {path.stem: path for path in sorted(HERE.glob("*.py")) if path.stem not in _NO_ROWS}
+    scripts = {path.stem: path for path in sorted(HERE.glob("*.py")) if path.stem not in _OTHERS}
     rows: list[dict[str, Any]] = []
     for name in wanted or scripts:
         if name not in scripts:
@@ -32,8 +34,11 @@ def main(wanted: list[str]) -> int:
             rows.append({"what": f"{name}: failed with exit code {done.returncode}", "ok": False})
         else:
             rows += json.loads(done.stdout.strip().splitlines()[-1])
+    met = {True: "yes", False: "NO"}
+    cells = [[row["what"], *map(row.get, ("value", "unit", "bar")), met.get(row.get("ok", ""))] for row in rows]
+    table("Training", ["what", "value", "unit", "bar", "met"], cells)
     print(json.dumps(rows))
-    return 0
+    return 1 if any(row.get("ok") is False for row in rows) else 0
 
 
 if __name__ == "__main__":

@@ -40,9 +40,13 @@ def main(wanted: list[str]) -> int:
 
 def _run(script: Path) -> list[dict[str, Any]]:
     done = subprocess.run([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode != 0:
-        return [{"what": f"failed with exit code {done.returncode}", "ok": False}]
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    try:
+        rows: list[dict[str, Any]] = json.loads(done.stdout.strip().splitlines()[-1])
+    except (IndexError, ValueError):
+        rows = [{"what": "gave no rows", "ok": False}]
+    if done.returncode and not any(row.get("ok") is False for row in rows):
+        rows.append({"what": f"failed with exit code {done.returncode}", "ok": False})
+    return rows
 
 
 if __name__ == "__main__":

@@ -21,13 +21,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
+from peak import peak_bytes
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
 from mcc.models.base.axes import Axes
 from mcc.models.base.config import ModelConfig
@@ -44,18 +43,6 @@ from mcc.train.parallel.tokens import Dealt
 
 BAR = 1.25
 HEADS, HEAD_DIM = 12, 64  # GPT-2 124M
-
-
-def peak_bytes(work: Callable[[], Any]) -> int:
-    """The most that is allocated at a time within `work`, above what was before."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        work()
-    events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
-    now = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        now += event.nbytes()
-        peak = max(peak, now)
-    return peak
 
 
 def model_pass(family_name: str, axes: Axes, tokens: int, length: int) -> Callable[[], None]:

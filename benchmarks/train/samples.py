@@ -112,8 +112,9 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         data = corpus(Path(folder) / "d", given.documents)
-        found = {"documents": data.documents, "sentences": len(data), "tokens": data.tokens}
-        print(json.dumps({**found, **indices(data), **masks(data, 300), **waiting(data, given.steps)}, indent=2))
+        found: dict[str, Any] = {"documents": data.documents, "sentences": len(data), "tokens": data.tokens}
+        found.update({**indices(data), **masks(data, 300), **waiting(data, given.steps)})
+    print(json.dumps([{"what": f"BERT's samples: {name}", "value": value} for name, value in found.items()]))
 
 
 if __name__ == "__main__":

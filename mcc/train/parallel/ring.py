@@ -142,7 +142,9 @@ class _Attention(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, ring: Ring, call: _Call) -> Tensor:
         ctx.ring, ctx.call, ctx.states = ring, call, []
         q = q.contiguous()
-        out, lse = torch.empty_like(q), torch.empty(q.shape[:3], dtype=_wide(q.dtype), device=q.device)
+        # Laid out by tokens, as the layer after it reads it: one tensor then serves both backward passes.
+        out = torch.empty_like(q.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
+        lse = torch.empty(q.shape[:3], dtype=_wide(q.dtype), device=q.device)
         saved = []
         for part, (heads, groups) in enumerate(_parts(q, k, ring)):
             own = _Block.pack(k[:, groups], v[:, groups], call.padding, ring.dealt.rank)
