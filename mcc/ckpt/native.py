@@ -29,7 +29,7 @@ from mcc.ckpt.dcp import DcpFolder
 from mcc.ckpt.history import LATEST, folder_name, latest, prune
 from mcc.ckpt.manifest import MANIFEST
 from mcc.ckpt.pieces import LoadPieces, Piece, SavePieces
-from mcc.ckpt.together import Elsewhere, together
+from mcc.ckpt.together import Elsewhere, lost_peer, together
 from mcc.core.errors import MccError
 from mcc.core.files import partial_path, remove, write_text
 
@@ -68,6 +68,8 @@ def save(
         try:
             dcp.save(dict(state), storage_writer=_Writer(temporary), planner=SavePieces(), process_group=group)
         except (Exception, CheckpointException) as error:  # the latter is no Exception
+            if lost_peer(error):
+                raise  # no fault of the disk
             here = dist.get_rank() in getattr(error, "failures", [dist.get_rank()])
             raise (MccError if here else Elsewhere)(f"{what}: {_root(error)}", hint) from error
         mine = f"__{dist.get_rank()}_*"

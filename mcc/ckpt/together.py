@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch.distributed as dist
@@ -44,6 +46,16 @@ def together(action: Callable[[], Value], what: str, hint: str, group: dist.Proc
         if failed is not None:
             raise (Elsewhere if failure is None else MccError)(f"{what}: rank {rank}: {failed}", hint)
     return [value for value, _ in outcomes]
+
+
+def lost_peer(error: BaseException) -> bool:
+    """Whether a collective or a message failed: a peer is gone, and this rank is not the cause."""
+    if not isinstance(error, RuntimeError):
+        return False
+    frames = traceback.extract_tb(error.__traceback__)
+    inside = bool(frames) and str(Path("torch", "distributed")) in frames[-1].filename
+    # `Work.wait` has no frame of Python's: who called it is the last.
+    return inside or isinstance(error, dist.DistError) or "/gloo/" in str(error)
 
 
 def reason(error: BaseException) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from mcc.ckpt.together import Elsewhere
+from mcc.ckpt.together import Elsewhere, lost_peer
 from mcc.core.errors import MccError
 from mcc.train.config import ParallelConfig
 
@@ -49,7 +49,7 @@ class Account:
             what=user.what if user else _one_line(error),
             hint=user.hint if user else None,
             time=time.time(),
-            cause=not (isinstance(error, Elsewhere) or in_communication(error)),
+            cause=not (isinstance(error, Elsewhere) or lost_peer(error)),
             exit_code=user.exit_code if user else 1,
             known=user is not None,
             trace="".join(traceback.format_exception(error)),
@@ -76,13 +76,6 @@ def accounts(folder: Path) -> list[Account]:
             continue  # written by half
     causes = [account for account in found if account.cause] or [account for account in found if account.known]
     return sorted(causes, key=lambda account: account.time)
-
-
-def in_communication(error: BaseException) -> bool:
-    """Whether a collective or a message failed: a peer is gone, and this rank is not the cause."""
-    frames = traceback.extract_tb(error.__traceback__)
-    inside = bool(frames) and str(Path("torch", "distributed")) in frames[-1].filename
-    return inside and isinstance(error, RuntimeError)
 
 
 def place(rank: int, parallel: ParallelConfig) -> str:

@@ -1,8 +1,9 @@
 """No rank waits for ever: each tells the others that it lives, and ends when one of them is dead or stuck.
 
 A thread of each rank beats in the process group's store and watches the next rank's beat. A rank without a beat (its
-process is stopped, its machine is gone) is reported by the one before it, and killed where that is possible; every
-rank sees the report and ends, if need be by force, so that the launcher can restart or report the job. A rank that
+process is stopped, its machine is gone) is reported by the one before it, and killed where that is possible; one whose
+process is seen to be gone, at once. Every rank sees the report and ends, if need be by force, so that the launcher can
+restart or report the job. A rank that
 beats but keeps another waiting too long is found by where its main thread stands.
 """
 
@@ -33,7 +34,17 @@ GRACE_S = 5.0
 _JOIN_S = 3.0
 _ENDED = 1 << 40  # added to the beat of a rank that needs no watching any more
 _LONGER = "if it may take so long: --distributed-timeout-minutes"
-_HOST = socket.gethostname()
+_GONE_LOOKS = 2  # without a beat, until its process is looked for: one that ends well says so first
+
+
+def _host() -> str:
+    """This machine, and who else's process numbers are ours: containers may share its name."""
+    with suppress(OSError):
+        return f"{socket.gethostname()} {Path('/proc/self/ns/pid').readlink()}"
+    return socket.gethostname()
+
+
+_HOST = _host()
 
 
 class Guard:
@@ -44,10 +55,19 @@ class Guard:
         timeout_s: a rank without a beat for so long is dead; 0: none is watched.
         patience_s: so long may one message or collective take.
         report: what to do with the account of a dead or stuck rank, besides telling the others.
+        named: the launcher names a rank whose process is gone, and the signal: it is not reported.
     """
 
-    def __init__(self, ranks: Ranks, timeout_s: float, patience_s: float, report: Callable[[Account], None]) -> None:
+    def __init__(
+        self,
+        ranks: Ranks,
+        timeout_s: float,
+        patience_s: float,
+        report: Callable[[Account], None],
+        named: bool = False,
+    ) -> None:
         self.ranks, self.timeout_s, self.patience_s, self.report = ranks, timeout_s, patience_s, report
+        self.named = named
         self._waits = 0  # looks at the main thread in a row that found it at the same wait
         self._at: tuple[int, int] | None = None
         self._store: Any = None
@@ -140,11 +160,17 @@ class Guard:
         """Beat, and look at the next rank; the moment to end at, if a rank has failed."""
         self._beat()
         after = (self.ranks.rank + 1) % self.ranks.world_size
-        if quiet.seen(self._store.add(f"beat/{after}", 0)):
+        beat = self._store.add(f"beat/{after}", 0)
+        if quiet.seen(beat):
             account = Account(rank=after, what=f"no sign of life for {self.timeout_s:g} s", time=time.time())
             self.report(account)
             self.tell(account)
             self._kill(after)
+        elif quiet.looks >= _GONE_LOOKS and self._gone(after):
+            account = Account(rank=after, what="its process is gone", time=time.time())
+            if not self.named:
+                self.report(account)
+            self.tell(account)
         elif self._waits == round(self.patience_s / TICK_S):
             account = self._blame()
             self.report(account)
@@ -153,11 +179,28 @@ class Guard:
 
     def _kill(self, rank: int) -> None:
         """End a stopped process: signals that it could answer don't reach it."""
-        if self._store.check([f"at/{rank}"]):
-            seen = json.loads(self._store.get(f"at/{rank}"))
-            if seen["host"] == _HOST:
-                with suppress(OSError):
-                    os.kill(seen["pid"], signal.SIGKILL)
+        pid = self._here(rank)
+        if pid is not None:
+            with suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _gone(self, rank: int) -> bool:
+        """Whether a rank on this machine has no process any more."""
+        pid = self._here(rank)
+        if pid is None:
+            return False
+        try:
+            os.kill(pid, 0)
+        except OSError as error:
+            return isinstance(error, ProcessLookupError)
+        return False
+
+    def _here(self, rank: int) -> int | None:
+        """The process of a rank on this machine; None: it is elsewhere, or has never beaten."""
+        if not self._store.check([f"at/{rank}"]):
+            return None
+        seen = json.loads(self._store.get(f"at/{rank}"))
+        return int(seen["pid"]) if seen["host"] == _HOST else None
 
 
 class _Silence:
@@ -165,14 +208,14 @@ class _Silence:
 
     def __init__(self, timeout_s: float) -> None:
         self._limit = max(1, round(timeout_s / TICK_S))
-        self._last, self._looks = -1, 0
+        self._last, self.looks = -1, 0
 
     def seen(self, count: int) -> bool:
         if count >= _ENDED or count != self._last:
-            self._last, self._looks = count, 0
+            self._last, self.looks = count, 0
             return False
-        self._looks += 1
-        return self._looks == self._limit
+        self.looks += 1
+        return self.looks == self._limit
 
 
 def _position(frame: FrameType | None) -> tuple[bool, str]:

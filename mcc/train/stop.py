@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -46,6 +50,30 @@ class Stop:
         # A second signal changes nothing: a group's signal and the launcher's own often come both.
         self.asked = signal.Signals(number)
 
+    @contextmanager
+    def ends_within(self, limit_s: float) -> Iterator[None]:
+        """Within the block a signal ends the process after `limit_s`, unless the block ends before.
+
+        There torch waits for other ranks, one of which may have died, where Python's handlers do not get through.
+        """
+        if not self._before:
+            yield
+            return
+        reader, writer = socket.socketpair()
+        writer.setblocking(False)
+        before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        over = threading.Event()
+        thread = threading.Thread(target=_end, args=(reader, over, limit_s), name="stop", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            signal.set_wakeup_fd(before)
+            writer.close()
+            thread.join()
+            reader.close()
+
     def agreed(self, step: int, group: dist.ProcessGroup | None = None) -> bool:
         """Whether any rank was asked to stop, so that all end after `step`: the same on all. Collective.
 
@@ -62,3 +90,9 @@ class Stop:
             wish = bool(wishes)
         self.agreed_at = step if wish else None
         return wish
+
+
+def _end(signals: socket.socket, over: threading.Event, limit_s: float) -> None:
+    while received := signals.recv(64):  # the number of each signal, as a byte
+        if any(number in received for number in SIGNALS) and not over.wait(limit_s):
+            os._exit(1)

@@ -36,6 +36,8 @@ from mcc.train.stop import Stop
 
 # A rank that only saw its peer vanish waits this long, so that the launcher finds the peer first and names it.
 _MOURNING_S = 5.0
+# So long a rank that is asked to stop goes on waiting for the others to join: one of them may have died.
+_JOINING_S = 15.0
 STOPPED = "stopped"  # the step at which a signal ended the run, in the folder of failures
 _DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
 
@@ -97,11 +99,12 @@ def work(order: Order) -> None:
             print(f"error: {_named(account, order)}", file=sys.stderr, flush=True)
 
     safety = order.config.safety
-    guard = Guard(ranks, safety.heartbeat_timeout, 60 * safety.distributed_timeout_minutes, report)
+    guard = Guard(ranks, safety.heartbeat_timeout, 60 * safety.distributed_timeout_minutes, report, folder is not None)
     with Stop(enabled=bool(order.config.run.save)) as stop:
         try:
-            device = join(ranks, order.config)
-            guard.start()
+            with stop.ends_within(_JOINING_S):
+                device = join(ranks, order.config)
+                guard.start()
             reporter = order.reporter() if order.reporter and ranks.rank == 0 else SILENT
             if restart_count():
                 reporter.warn(f"started again after a failure: {_reason(order)}")
