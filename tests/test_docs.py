@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
+from mcc.cli import train
 from mcc.cli.data import app
 
 ROOT = Path(__file__).parents[1]
@@ -20,14 +21,13 @@ _FENCED = re.compile(r"```.*?```", re.DOTALL)
 _SHELL = re.compile(r"\s(?:\||>|<|&&|&|;|2>)(?=\s|$)|;")
 
 
-def shown(page: Path) -> list[tuple[str, list[str]]]:
-    """(line, words after `mcc data`) of every command in the blocks of a page."""
+def shown(page: Path, command: str = "mcc data") -> list[tuple[str, list[str]]]:
+    """(line, words after `command`) of every command in the blocks of a page."""
     found = []
     for block in _FENCED.findall(page.read_text(encoding="utf-8")):
         for line in re.sub(r"\\\n\s*", " ", block).splitlines():
-            for part in re.findall(r"(?:^\$ |^|&& |; )(mcc data .*)", line):
-                command = _SHELL.split(part)[0]
-                found.append((line, shlex.split(command, comments=True)[2:]))
+            for part in re.findall(rf"(?:^\$ |^|&& |; |-m )({command} .*)", line):
+                found.append((line, shlex.split(_SHELL.split(part)[0], comments=True)[2:]))
     return found
 
 
@@ -46,6 +46,21 @@ def test_commands_take_the_options_that_are_shown(page: Path) -> None:
         known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
         for word in words[1:]:
             if re.match(r"--?[a-z]", word):
+                assert word.partition("=")[0] in known, f"{page.name}: {line}"
+
+
+# A mistake on purpose, for what is said of it.
+WRONG = "--lr-warmup-itres"
+
+
+def test_training_commands_take_the_options_that_are_shown() -> None:
+    known = {option for parameter in get_command(train.app).params for option in parameter.opts}
+    known |= {option for parameter in get_command(train.app).params for option in parameter.secondary_opts}
+    found = [(page, line, words) for page in PAGES for line, words in shown(page, "mcc train")]
+    assert len(found) > 10
+    for page, line, words in found:
+        for word in words:
+            if word.startswith("--") and word != WRONG:
                 assert word.partition("=")[0] in known, f"{page.name}: {line}"
 
 

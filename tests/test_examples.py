@@ -63,3 +63,8 @@ def test_a_finished_run_and_one_that_failed_do_not(tmp_path: Path) -> None:
     assert job(tmp_path, 100) == 0
     assert job(tmp_path, 40, status=137) == 137
     assert not (tmp_path / "requeued").exists()
+
+
+def test_the_page_shows_the_script_as_it_is() -> None:
+    page = (SCRIPT.parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
+    assert f"```bash\n{SCRIPT.read_text(encoding='utf-8')}```" in page
