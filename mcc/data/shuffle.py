@@ -193,7 +193,7 @@ class _Buckets(Source):
             groups = [[path] for path in self._split(unit, min(-(-size // self._bucket_bytes), _MAX_BUCKETS))]
         for part, group in enumerate(groups):
             names = "\n".join(map(str, group)).encode()
-            yield Block(path=str(group[0]), unit=unit, part=part, data=names, size=size // len(groups))
+            yield Block(path=str(group[0]), unit=unit, part=part, held=names, size=size // len(groups))
 
     def _split(self, unit: int, count: int) -> list[Path]:
         paths = [self._work.path(f"{_SPLIT}{unit:03d}-{i:03d}") for i in range(count)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 from mcc.core.errors import MccError
 from mcc.data.base.records import BOM, ReadConfig, Record, parse
@@ -25,38 +25,39 @@ class Block:
         path: the file.
         unit, part: the block's place: unit `unit` of the source, the `part`-th block in it.
         line: number of the first line, from 1.
-        data: lines of JSON; a source of another kind may put other bytes here.
+        held: what is in it: lines of JSON; a source of another kind may put other bytes here;
+        place: or where that stands in the file as it is, (offset, bytes): whoever works on the block reads it.
         numbers: the number of each line, when they are not consecutive.
         problems: (line, reason, its first bytes) of lines that were not read.
         size: bytes of the file on disk that this block stands for.
-        offset: where `data` stands in the file, when it stands there as it is: another process then reads it itself.
     """
 
     path: str
     unit: int
     part: int = 0
     line: int = 1
-    data: bytes = b""
+    held: bytes = b""
+    place: tuple[int, int] | None = None
     numbers: tuple[int, ...] | None = None
     problems: tuple[Problem, ...] = ()
     size: int = 0
-    offset: int | None = None
 
-    def __getstate__(self) -> dict[str, Any]:
-        state = dict(self.__dict__)
-        if self.offset is not None:
-            state["data"] = len(self.data)
-        return state
+    @property
+    def data(self) -> bytes:
+        """What is in it, read now if it is not held.
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        if state["offset"] is not None:
-            with Path(state["path"]).open("rb", buffering=0) as stream:
-                stream.seek(state["offset"])
-                data = read_exactly(stream, state["data"])
-            if len(data) != state["data"]:
-                raise MccError(f"{state['path']} was changed while it was read", "start again when it stays as it is")
-            state = {**state, "data": data}
-        self.__dict__.update(state)
+        Raises:
+            MccError: the file has become shorter.
+        """
+        if self.place is None:
+            return self.held
+        offset, size = self.place
+        with Path(self.path).open("rb", buffering=0) as stream:
+            stream.seek(offset)
+            data = read_exactly(stream, size)
+        if len(data) != size:
+            raise MccError(f"{self.path} was changed while it was read", "start again when it stays as it is")
+        return data
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
         """Number and bytes of every line, without its end."""
@@ -113,4 +114,4 @@ def read_exactly(stream: IO[bytes], size: int) -> bytes:
     while size > 0 and (piece := stream.read(size)):
         pieces.append(piece)
         size -= len(piece)
-    return b"".join(pieces)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)

@@ -12,14 +12,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from mcc.core.errors import MccError, UsageError
 from mcc.core.events import SILENT, Reporter
 from mcc.data.base.blocks import Block, Source
+from mcc.data.base.memory import keep_freed
 from mcc.data.base.part import Done, Part
+from mcc.data.base.passing import Passing
 from mcc.data.base.publish import Output, publish
 from mcc.data.base.step import StepReport
 from mcc.data.base.work import ShardFiles, Work, opened
@@ -173,15 +174,16 @@ def _run_map(
     ):
         task.advance(files.size / 1e6)
         blocks = _blocks(source, units, files.last)
-        # Another process hands its bytes on in a file.
-        passed = partial(work.passed, phase.name, rank) if workers > 1 else None
-        make = partial(_worker, phase.make, work, endings, passed)
+        passing = work.passing(phase.name, rank)
+        passing.begin()
+        make = partial(_worker, phase.make, work, endings, passing)
         for (unit, part, size), done in ordered_map(make, blocks, workers):
             for warning in done.warnings:
                 reporter.warn(warning)
             files.add(unit, part, size, done)
             task.advance(size / 1e6)
         files.end()
+        passing.end()
 
 
 def _blocks(source: Source, units: range, last: tuple[int, int] | None) -> Iterator[Block]:
@@ -198,16 +200,17 @@ def _worker(
     make: Callable[[Work], Apply],
     work: Work,
     endings: dict[str, str],
-    passed: Callable[[int, int], Path] | None,
+    passing: Passing,
 ) -> Callable[[Block], tuple[tuple[int, int, int], Done]]:
+    keep_freed()
     apply = make(work)
 
     def run(block: Block) -> tuple[tuple[int, int, int], Done]:
         part = Part(endings)
         apply(block, part)
         done = part.done()
-        if passed is not None and parent_process() is not None:
-            done = done.stored(passed(block.unit, block.part))
+        if passing.away:
+            done = done.stored(passing)
         return (block.unit, block.part, block.size), done
 
     return run

@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
+import numpy as np
+
 from mcc.data.base.block import Block, Problem, read_exactly, too_long
 from mcc.data.base.members import Stretch, Window, stretches
-from mcc.data.base.records import BOM, ReadConfig
+from mcc.data.base.records import BOM, SHOWN_BYTES, ReadConfig
 from mcc.data.base.streams import COMPRESSIONS, open_input, telling_damage
 
 _PIECE_BYTES = 1 << 18
+_NEWLINE = np.uint8(ord("\n"))
 
 
 class LineFile:
@@ -29,8 +32,8 @@ class LineFile:
         self.block_bytes = block_bytes
         self._compressed = path.suffix.lower() in COMPRESSIONS
         self._stretches: list[Stretch] = stretches(path, block_bytes) if self._compressed else []
-        # A unit, and the number of its first line: of the one that comes next.
-        self._next_line: tuple[int, int] = (0, 1)
+        # A unit, where its first line begins, and that line's number: of the one that comes next.
+        self._next: tuple[int, int, int] = (0, 0, 1)
 
     def units(self) -> int:
         """A plain file has one for every `block_bytes`, so has one that a step compressed; any other is one."""
@@ -46,40 +49,47 @@ class LineFile:
             yield self._plain(unit, inner)
 
     def _plain(self, unit: int, inner: int) -> Block:
-        """The lines that start in bytes [inner * block_bytes, (inner + 1) * block_bytes) of the file."""
-        begin = inner * self.block_bytes
+        """The lines that start in bytes [inner * block_bytes, (inner + 1) * block_bytes) of the file. They are not
+        kept: whoever works on the block reads them."""
+        begin, total = inner * self.block_bytes, self.path.stat().st_size
+        end = min(begin + self.block_bytes, total)
+        problems: tuple[Problem, ...] = ()
         with self.path.open("rb", buffering=0) as stream:
-            line = self._first_line(stream, inner, begin)
-            # With the byte before, to see whether a line starts at `begin`.
-            stream.seek(max(begin - 1, 0))
-            wanted = self.block_bytes + (1 if begin else 0)
-            data = read_exactly(stream, wanted)
-            offset = begin
-            if begin:
-                newline = data.find(b"\n")
-                data = data[newline + 1 :] if newline >= 0 else b""
-                offset = begin + newline  # the byte before `begin` was read too
-            size = min(self.block_bytes, max(self.path.stat().st_size - begin, 0))
-            data, problems = self._whole_lines(stream, data, line)
-        if begin == 0 and data.startswith(BOM):
-            data, offset = data[len(BOM) :], len(BOM)
-        self._next_line = (inner + 1, line + data.count(b"\n") + len(problems))
-        return Block(path=str(self.path), unit=unit, line=line, data=data, problems=problems, size=size, offset=offset)
+            start, line = self._first_line(stream, inner, begin)
+            lines, last = _newlines(stream, start, end)
+            stop = last
+            if start < end and last < end:  # the last line goes on
+                stop, length = _line_end(stream, last, end)
+                if length > self.read.max_line_bytes:
+                    stream.seek(last)
+                    shown = read_exactly(stream, SHOWN_BYTES)
+                    problems = ((line + lines, too_long(length, self.read), shown),)
+                else:
+                    last = stop
+                lines += 1
+            if begin == 0:
+                stream.seek(0)
+                start = len(BOM) if last >= len(BOM) and read_exactly(stream, len(BOM)) == BOM else 0
+        self._next = (inner + 1, stop, line + lines)
+        return Block(
+            path=str(self.path),
+            unit=unit,
+            line=line,
+            place=(start, last - start),
+            problems=problems,
+            size=max(end - begin, 0),
+        )
 
-    def _first_line(self, stream: IO[bytes], inner: int, begin: int) -> int:
+    def _first_line(self, stream: IO[bytes], inner: int, begin: int) -> tuple[int, int]:
+        """Where the first line that starts at or behind `begin` does, and its number."""
         if inner == 0:
-            return 1
-        if self._next_line[0] == inner:
-            return self._next_line[1]
+            return 0, 1
+        if self._next[0] == inner:
+            return self._next[1:]
         # Started in the middle of a file: lines are counted once.
-        count = 0
-        stream.seek(0)
-        left = begin - 1
-        while left > 0 and (piece := stream.read(min(left, _PIECE_BYTES))):
-            count += piece.count(b"\n")
-            left -= len(piece)
-        # The line that begins at or behind `begin`: the newline that ends the one before counts too.
-        return count + 2
+        count, _ = _newlines(stream, 0, begin - 1)
+        # The newline that ends the line before counts too.
+        return _line_end(stream, begin - 1, begin - 1)[0], count + 2
 
     def _whole_lines(self, stream: IO[bytes], data: bytes, line: int) -> tuple[bytes, tuple[Problem, ...]]:
         """`data` read on to the end of its last line; a line that is too long is cut off and told of."""
@@ -99,7 +109,7 @@ class LineFile:
         if have <= self.read.max_line_bytes:
             return b"".join(pieces), ()
         number = line + data.count(b"\n")
-        return data[:start], ((number, too_long(have, self.read), data[start:][:2000]),)
+        return data[:start], ((number, too_long(have, self.read), data[start:][:SHOWN_BYTES]),)
 
     def _stretch(self, unit: int, inner: int) -> Iterator[Block]:
         """A compressed file, or a stretch of it, from its start."""
@@ -120,10 +130,38 @@ class LineFile:
                         data = data.removeprefix(BOM)
                     size, told = raw.tell() - told, raw.tell()
                     yield Block(
-                        path=str(self.path), unit=unit, part=part, line=line, data=data, problems=problems, size=size
+                        path=str(self.path), unit=unit, part=part, line=line, held=data, problems=problems, size=size
                     )
                     line += data.count(b"\n") + len(problems)
                     part += 1
+
+
+def _newlines(stream: IO[bytes], start: int, end: int) -> tuple[int, int]:
+    """How many newlines there are in bytes [start, end) of a file, and where the line after the last of them begins:
+    `start` if there are none."""
+    whole = bytearray(min(_PIECE_BYTES, max(end - start, 0)))
+    piece, numbers, hits = memoryview(whole), np.frombuffer(whole, np.uint8), np.empty(len(whole), bool)
+    count, last = 0, start
+    stream.seek(start)
+    while start < end and (size := stream.readinto(piece[: end - start])):  # type: ignore[attr-defined]
+        np.equal(numbers[:size], _NEWLINE, out=hits[:size])
+        if found := int(np.count_nonzero(hits[:size])):
+            count += found
+            last = start + whole.rfind(b"\n", 0, size) + 1
+        start += size
+    return count, last
+
+
+def _line_end(stream: IO[bytes], line: int, behind: int) -> tuple[int, int]:
+    """Where the line that begins at byte `line` and goes on at `behind` ends, with its newline, and its length
+    without."""
+    stream.seek(behind)
+    while piece := stream.read(_PIECE_BYTES):
+        newline = piece.find(b"\n")
+        if newline >= 0:
+            return behind + newline + 1, behind + newline - line
+        behind += len(piece)
+    return behind, behind - line
 
 
 class _Pieces:

@@ -52,7 +52,7 @@ class ParquetFile:
                 path=str(self.path),
                 unit=unit,
                 part=part,
-                data=b"".join(lines),
+                held=b"".join(lines),
                 numbers=tuple(numbers),
                 problems=tuple(problems),
                 size=0 if part else size,

@@ -13,6 +13,7 @@ import orjson
 
 from mcc.core.errors import MccError
 from mcc.data.base.members import trailer
+from mcc.data.base.passing import Passing
 from mcc.data.base.records import SHOWN_BYTES, ReadConfig, Record
 from mcc.data.base.streams import zstandard
 
@@ -40,15 +41,12 @@ class Done:
     file: Path | None = None
     sizes: tuple[tuple[str, int], ...] = ()
 
-    def stored(self, path: Path) -> Done:
+    def stored(self, passing: Passing) -> Done:
         """The same with its bytes in a file, unless they are few: a pipe between processes costs more than that."""
         sizes = tuple((name, len(raw)) for name, raw in self.streams.items())
         if sum(size for _, size in sizes) < _FEW_BYTES:
             return self
-        path.parent.mkdir(exist_ok=True)
-        with path.open("wb") as file:
-            file.writelines(self.streams.values())
-        return Done({}, self.counts, self.warnings, path, sizes)
+        return Done({}, self.counts, self.warnings, passing.write(self.streams.values()), sizes)
 
 
 @dataclass

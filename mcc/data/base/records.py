@@ -22,6 +22,8 @@ DUMP = (".xml",)
 BOM = b"\xef\xbb\xbf"
 # Of a bad line so much is kept to show it by.
 SHOWN_BYTES = 2000
+# Several times as fast as to count such pairs of bytes.
+_COLONS = re.compile(rb'" ?:').findall
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +86,7 @@ def parse(line: bytes, keys: Sequence[str] = ("text",)) -> Record:
             raise ValueError(f"key {key!r} holds {_json_type(record[key])}, not text")
     # The parser takes the last of equal keys. Colons behind quotes that are not escaped are nearly always those of
     # keys: counting them tells which lines are worth a slow look.
-    colons = line.count(b'":') + line.count(b'" :')
+    colons = len(_COLONS(line))
     if colons > len(record) and colons - line.count(b'\\":') > len(record):
         _refuse_repeated_keys(line)
     return record

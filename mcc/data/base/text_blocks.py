@@ -49,7 +49,7 @@ class TextFile:
                     path=str(self.path),
                     unit=unit,
                     part=part,
-                    data=b"".join(found),
+                    held=b"".join(found),
                     numbers=tuple(numbers),
                     problems=tuple(problems),
                     size=size,

@@ -23,9 +23,9 @@ import mcc
 from mcc.core.errors import MccError
 from mcc.core.files import remove, write_text
 from mcc.data.base.part import Done, totals
+from mcc.data.base.passing import Passing
 
 _KEY, _JOURNAL, _LOCK, _PUBLISHED = "key.json", "journal", "lock", "published"
-_COPY_BYTES = 1 << 20
 
 
 class Placed(Protocol):
@@ -67,10 +67,9 @@ class Work:
         """The folder of a shard of a phase."""
         return self.folder / phase / f"{rank:05d}"
 
-    def passed(self, phase: str, rank: int, unit: int, part: int) -> Path:
-        """The file in which this process hands on what a block gave. One that a killed run left behind may still be
-        written to, so each process has names of its own."""
-        return self.shard(phase, rank) / "passed" / f"{unit}-{part}-{os.getpid()}"
+    def passing(self, phase: str, rank: int) -> Passing:
+        """Where worker processes hand on what blocks gave."""
+        return Passing(self.shard(phase, rank) / "passed")
 
     def parts(self, phase: str, stream: str) -> list[Path]:
         """The files of a stream, in order."""
@@ -194,6 +193,7 @@ class ShardFiles:
 
     def __init__(self, work: Work, phase: str, rank: int, streams: tuple[str, ...]) -> None:
         self._folder = work.shard(phase, rank)
+        self._passing = work.passing(phase, rank)
         self._streams = streams
         self.last: tuple[int, int] | None = None
         self.size = 0
@@ -215,7 +215,9 @@ class ShardFiles:
         self._counts.update(entry["counts"])
         for name in self._streams:
             self._files[name] = (self._folder / name).open("ab", buffering=0)
-            self._files[name].truncate(entry["sizes"].get(name, 0))
+            # Not without need: what was cut to nothing is written to the disk when it is closed.
+            if (size := entry["sizes"].get(name, 0)) < present.get(name, 0):
+                self._files[name].truncate(size)
         self._journal = journal.open("ab", buffering=0)
         return self
 
@@ -224,22 +226,14 @@ class ShardFiles:
         for name, raw in done.streams.items():
             self._write(name, raw)
         if done.file is not None:
-            with done.file.open("rb", buffering=0) as file:
-                for name, left in done.sizes:
-                    while left > 0:
-                        raw = file.read(min(left, _COPY_BYTES))
-                        if not raw:
-                            raise MccError(f"{done.file} is cut off", "is the disk full? start again")
-                        self._write(name, raw)
-                        left -= len(raw)
+            for name, piece in self._passing.read(done.file, done.sizes):
+                self._write(name, piece)
         self._counts.update(done.counts)
         self.size += size
         self.last = (unit, part)
         self._note(False)
-        if done.file is not None:
-            done.file.unlink()
 
-    def _write(self, name: str, raw: bytes) -> None:
+    def _write(self, name: str, raw: bytes | memoryview) -> None:
         written = memoryview(raw)
         while written:
             written = written[self._files[name].write(written) :]

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
@@ -18,6 +18,10 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _LOOK_S = 0.5
+# Items handed to each other process, so that it has some while this one works on an item of its own.
+_AHEAD = 3
+# Results that may wait for an earlier one, for each process.
+_WAITING = 4
 # What a worker process applies to every item; made once, when it starts.
 _function: Callable[[Any], Any] | None = None
 
@@ -27,7 +31,7 @@ def ordered_map(make: Callable[[], Callable[[Item], Result]], items: Iterable[It
 
     Args:
         make: called once in each process; must be picklable when `workers` > 1.
-        items: read no further ahead than two items a worker, so that memory does not grow with the corpus.
+        items: read no further ahead than four items a worker, so that memory does not grow with the corpus.
         workers: processes, this one among them.
 
     Raises:
@@ -40,22 +44,27 @@ def ordered_map(make: Callable[[], Callable[[Item], Result]], items: Iterable[It
     context = multiprocessing.get_context("spawn")
     others = workers - 1  # this process is a worker, too
     pool = ProcessPoolExecutor(others, context, initializer=_start, initargs=(make, os.getpid()))
+    # What a process needs may be much, and the pipe is full until it has started: this one works meanwhile.
+    starter = ThreadPoolExecutor(1)
+    started = starter.submit(pool.submit, _ready)
     window: deque[Future[Result]] = deque()
     own: Callable[[Item], Result] | None = None
     try:
         for item in items:
-            if sum(not future.done() for future in window) < 2 * others:
+            if started.done() and sum(not future.done() for future in window) < _AHEAD * others:
                 window.append(pool.submit(_apply, item))
             else:
                 own = own or make()
                 window.append(_here(own, item))
-            while window and (window[0].done() or len(window) > 2 * workers):
+            while window and (window[0].done() or len(window) > _WAITING * workers):
                 yield window.popleft().result()
         while window:
             yield window.popleft().result()
+        started.result()
     except BrokenProcessPool as error:
         raise MccError("a worker process died", "was it killed, or out of memory? try fewer workers") from error
     finally:
+        starter.shutdown(wait=True)
         pool.shutdown(wait=True, cancel_futures=True)
 
 
@@ -81,6 +90,10 @@ def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(_LOOK_S)
     os._exit(1)
+
+
+def _ready() -> None:
+    """The first thing that a pool is asked for makes its processes start."""
 
 
 def _apply(item: Any) -> Any:

@@ -238,7 +238,7 @@ def _stream_blocks(path: Path, unit: int) -> Iterator[Block]:
     with telling_damage(path, lambda: f"after the page {title!r}" if title else "before any page"):
         try:
             for part, (offset, xml) in enumerate(whole_pages(pieces())):
-                yield Block(path=str(path), unit=unit, part=part, line=offset, data=xml)
+                yield Block(path=str(path), unit=unit, part=part, line=offset, held=xml)
                 title = _last_title(xml)
         except EOFError as error:
             after = f"after the page {title!r}" if title else "before any page has ended"

@@ -22,6 +22,7 @@ from mcc.core.errors import MccError, UsageError
 from mcc.data.base.blocks import Block, RecordSource
 from mcc.data.base.job import Job, Map, Single, finish, require_few_errors, run, run_phase, step_report
 from mcc.data.base.part import Done, Part
+from mcc.data.base.passing import Passing
 from mcc.data.base.publish import Output
 from mcc.data.base.records import ReadConfig
 from mcc.data.base.step import StepReport
@@ -130,9 +131,11 @@ def test_much_from_a_process_goes_through_files(jsonl: Write, tmp_path: Path) ->
 
 
 def test_little_goes_as_it_is(tmp_path: Path) -> None:
+    passing = Passing(tmp_path / "f")
+    passing.begin()
     done = Done({"a": b"x" * 10, "b": b""}, {"n": 1}, ())
-    assert done.stored(tmp_path / "f" / "1") is done and not (tmp_path / "f").exists()
-    much = Done({"a": b"x" * 70_000, "b": b"yz"}, {"n": 1}, ()).stored(tmp_path / "f" / "1")
+    assert done.stored(passing) is done and not list((tmp_path / "f").iterdir())
+    much = Done({"a": b"x" * 70_000, "b": b"yz"}, {"n": 1}, ()).stored(passing)
     assert much.sizes == (("a", 70_000), ("b", 2)) and much.file is not None and not much.streams
     assert much.file.read_bytes() == b"x" * 70_000 + b"yz" and much.counts == {"n": 1}
 

@@ -33,7 +33,7 @@ def test_every_object_with_a_text_is_a_record(record: dict, text: str) -> None:
 
 @given(st.binary(max_size=60) | st.text(alphabet='{}[]":,\\ntfu0123de ', max_size=60).map(str.encode))
 def test_any_bytes_are_records_or_bad_lines(raw: bytes) -> None:
-    block = Block(path="f", unit=0, data=raw)
+    block = Block(path="f", unit=0, held=raw)
     out = Part({"rejects": ""})
     records = list(block.records(ReadConfig(), out))
     lines = [line for _, line in block.lines() if line and not line.isspace()]
