@@ -24,7 +24,7 @@ from mcc.data.base.passing import Passing
 from mcc.data.base.publish import Output, publish
 from mcc.data.base.step import StepReport
 from mcc.data.base.work import ShardFiles, Work, opened
-from mcc.data.base.workers import ordered_map
+from mcc.data.base.workers import Workers
 
 # One call of this for a block; made in each process, from the folder of the job.
 Apply = Callable[[Block, Part], None]
@@ -122,19 +122,26 @@ def run(job: Job[ReportT], workers: int = 1, reporter: Reporter = SILENT) -> Rep
         MccError: bad input; nothing is written then.
     """
     started = time.perf_counter()
-    with opened(job.output, job.fingerprint()) as work:
+    with opened(job.output, job.fingerprint()) as work, Workers(workers) as team:
         work.started = started
         if work.is_stale(job.outputs):
             work.clear()
         for phase in job.phases:
-            run_phase(phase, work, job.name, workers, reporter)
+            run_phase(phase, work, job.name, team, reporter)
         return finish(job, work, reporter)
 
 
 def run_phase(
-    phase: Phase, work: Work, step: str, workers: int = 1, reporter: Reporter = SILENT, rank: int = 0, world: int = 1
+    phase: Phase,
+    work: Work,
+    step: str,
+    workers: Workers | None = None,
+    reporter: Reporter = SILENT,
+    rank: int = 0,
+    world: int = 1,
 ) -> None:
-    """Do what is left of the shard `rank` of `world` of a phase; a `Single` has one shard."""
+    """Do what is left of the shard `rank` of `world` of a phase; a `Single` has one shard. Without workers this process
+    does it alone."""
     if isinstance(phase, Single):
         if work.done(phase.name) is None:
             counts = phase.run(work, reporter)
@@ -142,7 +149,7 @@ def run_phase(
         return
     source = phase.blocks_of(work)
     if work.done(phase.name, rank) is None:
-        _run_map(phase, source, work, step, workers, reporter, rank, world)
+        _run_map(phase, source, work, step, workers or Workers(1), reporter, rank, world)
     if world == 1:
         source.check(work.counts(phase.name))
 
@@ -162,7 +169,7 @@ def finish(job: Job[ReportT], work: Work, reporter: Reporter) -> ReportT:
 
 
 def _run_map(
-    phase: Map, source: Source, work: Work, step: str, workers: int, reporter: Reporter, rank: int, world: int
+    phase: Map, source: Source, work: Work, step: str, workers: Workers, reporter: Reporter, rank: int, world: int
 ) -> None:
     units = range(source.units() * rank // world, source.units() * (rank + 1) // world)
     label = step if phase.name == step else f"{step}: {phase.name}"
@@ -177,7 +184,7 @@ def _run_map(
         passing = work.passing(phase.name, rank)
         passing.begin()
         make = partial(_worker, phase.make, work, endings, passing)
-        for (unit, part, size), done in ordered_map(make, blocks, workers):
+        for (unit, part, size), done in workers.map(make, blocks):
             for warning in done.warnings:
                 reporter.warn(warning)
             files.add(unit, part, size, done)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
+import pickle
+import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any, TypeVar
 
 from mcc.core.errors import MccError
@@ -22,50 +26,87 @@ _LOOK_S = 0.5
 _AHEAD = 3
 # Results that may wait for an earlier one, for each process.
 _WAITING = 4
-# What a worker process applies to every item; made once, when it starts.
-_function: Callable[[Any], Any] | None = None
+# What a worker process applies to every item of one `map`, and the file that it was made from.
+_made: tuple[Path, Callable[[Any], Any]] | None = None
 
 
-def ordered_map(make: Callable[[], Callable[[Item], Result]], items: Iterable[Item], workers: int) -> Iterator[Result]:
-    """`make()` applied to every item, the results in the items' order.
+class Workers:
+    """This process and others, to share work: `with Workers(2) as workers: ... workers.map(...)`.
+
+    The others start with the first work there is and stay for all that comes.
 
     Args:
-        make: called once in each process; must be picklable when `workers` > 1.
-        items: read no further ahead than four items a worker, so that memory does not grow with the corpus.
-        workers: processes, this one among them.
-
-    Raises:
-        MccError: a worker process died (killed, or out of memory).
+        count: processes, this one among them.
     """
-    if workers == 1:
-        yield from map(make(), items)
-        return
-    # Started afresh, not forked: some libraries have threads of their own, which do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    others = workers - 1  # this process is a worker, too
-    pool = ProcessPoolExecutor(others, context, initializer=_start, initargs=(make, os.getpid()))
-    # What a process needs may be much, and the pipe is full until it has started: this one works meanwhile.
-    starter = ThreadPoolExecutor(1)
-    started = starter.submit(pool.submit, _ready)
-    window: deque[Future[Result]] = deque()
-    own: Callable[[Item], Result] | None = None
-    try:
-        for item in items:
-            if started.done() and sum(not future.done() for future in window) < _AHEAD * others:
-                window.append(pool.submit(_apply, item))
-            else:
-                own = own or make()
-                window.append(_here(own, item))
-            while window and (window[0].done() or len(window) > _WAITING * workers):
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._pool: ProcessPoolExecutor | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._numbers = itertools.count()
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    def map(self, make: Callable[[], Callable[[Item], Result]], items: Iterable[Item]) -> Iterator[Result]:
+        """`make()` applied to every item, the results in the items' order.
+
+        Args:
+            make: called once in each process; must be picklable when there are others.
+            items: read no further ahead than four items a process, so that memory does not grow with the corpus.
+
+        Raises:
+            MccError: a process died (killed, or out of memory).
+        """
+        if self.count == 1:
+            yield from map(make(), items)
+            return
+        others, pool, what = self.count - 1, self._started(), self._written(make)
+        window: deque[Future[Result]] = deque()
+        own: Callable[[Item], Result] | None = None
+        try:
+            for item in items:
+                if sum(not future.done() for future in window) < _AHEAD * others:
+                    window.append(pool.submit(_apply, what, item))
+                else:
+                    own = own or make()
+                    window.append(_here(own, item))
+                while window and (window[0].done() or len(window) > _WAITING * self.count):
+                    yield window.popleft().result()
+            while window:
                 yield window.popleft().result()
-        while window:
-            yield window.popleft().result()
-        started.result()
-    except BrokenProcessPool as error:
-        raise MccError("a worker process died", "was it killed, or out of memory? try fewer workers") from error
-    finally:
-        starter.shutdown(wait=True)
-        pool.shutdown(wait=True, cancel_futures=True)
+        except BrokenProcessPool as error:
+            raise MccError("a worker process died", "was it killed, or out of memory? try fewer workers") from error
+        finally:
+            for future in window:
+                future.cancel()
+
+    def _started(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            # Started afresh, not forked: some libraries have threads of their own, which do not survive a fork.
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self.count - 1, context, initializer=_start, initargs=(os.getpid(),))
+        return self._pool
+
+    def _written(self, make: Callable[[], object]) -> Path:
+        """`make` in a file: it may hold a vocabulary, too much to go with every item."""
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="mcc-workers-")
+        path = Path(self._folder.name) / str(next(self._numbers))
+        path.write_bytes(pickle.dumps(make))
+        return path
+
+
+def ordered_map(make: Callable[[], Callable[[Item], Result]], items: Iterable[Item], count: int) -> Iterator[Result]:
+    """`Workers.map` of `count` processes that are there for this alone."""
+    with Workers(count) as workers:
+        yield from workers.map(make, items)
 
 
 def _here(function: Callable[[Item], Result], item: Item) -> Future[Result]:
@@ -78,11 +119,9 @@ def _here(function: Callable[[Item], Result], item: Item) -> Future[Result]:
     return future
 
 
-def _start(make: Callable[[], Callable[[Any], Any]], parent: int) -> None:
-    global _function
+def _start(parent: int) -> None:
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one process, one core
-    _function = make()
 
 
 def _end_with(parent: int) -> None:
@@ -92,10 +131,9 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _ready() -> None:
-    """The first thing that a pool is asked for makes its processes start."""
-
-
-def _apply(item: Any) -> Any:
-    assert _function is not None
-    return _function(item)
+def _apply(what: Path, item: Any) -> Any:
+    global _made
+    if _made is None or _made[0] != what:
+        _made = None  # what the work before needed is freed first
+        _made = what, pickle.loads(what.read_bytes())()
+    return _made[1](item)

@@ -70,7 +70,7 @@ class PhaseStep(PipelineStep):
             if isinstance(before, Map):
                 before.blocks_of(work).check(work.counts(before.name))
         if self.index < len(job.phases):
-            run_phase(job.phases[self.index], work, job.name, 1, notes, rank, world)
+            run_phase(job.phases[self.index], work, job.name, None, notes, rank, world)
             return
         report = finish(job, work, notes)
         with atomic_path(self.folder / REPORT) as temporary:
