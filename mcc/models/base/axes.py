@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mcc.models.base.extras import Randomness
+from mcc.models.base.plain_attention import attend_with_dropout, kept_weights
 
 
 class Axes:
@@ -21,12 +22,13 @@ class Axes:
         size, rank: of tensor parallelism.
         sequence: whether the hidden states between the sharded regions are sharded over the tokens too (Megatron-LM's
             sequence parallelism, arXiv 2205.05198): `enter` then gathers tokens and `leave` scatters them.
-        context_rank: of context parallelism.
+        context_size, context_rank: of context parallelism.
     """
 
     size: int = 1
     rank: int = 0
     sequence: bool = False
+    context_size: int = 1
     context_rank: int = 0
 
     @property
@@ -81,10 +83,7 @@ class Axes:
         Returns:
             [B, np, T, hd].
         """
-        mask = None if padding is None else padding[:, None, None, :]
-        if mask is not None and causal:
-            T = q.shape[2]
-            mask = mask & torch.ones(T, T, dtype=torch.bool, device=q.device).tril()
+        mask = None if padding is None else _seen(q, causal, padding)
         return F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal and mask is None,
             enable_gqa=q.shape[1] != k.shape[1],
@@ -101,7 +100,14 @@ class Axes:
         random: Randomness,
         key: str,
     ) -> Tensor:
-        """`attend` with the dropout that `random` has for the place `key`."""
+        """`attend` with the dropout that `random` has for the place `key`.
+
+        Fused kernels draw for a shard of heads at a time. Where there is none, every head draws for itself, so that
+        tensor parallelism changes no number.
+        """
+        if q.device.type == "cpu" and self.context_size == 1:
+            keep = kept_weights(q, k, dropout, random, key, self.rank)
+            return attend_with_dropout(q, k, v, _seen(q, causal, padding), dropout, keep)
         with random.drawing(key, q.device, self.head_shard):
             return self.attend(q, k, v, causal, padding, dropout)
 
@@ -112,3 +118,12 @@ class Axes:
     def max_(self, x: Tensor) -> Tensor:
         """The maximum over ranks, in place, outside autograd."""
         return x
+
+
+def _seen(q: Tensor, causal: bool, padding: Tensor | None) -> Tensor | None:
+    """Which tokens see which: bool, broadcast to [B, np, T, T]; None: all see all."""
+    mask = None if padding is None else padding[:, None, None, :]
+    if not causal:
+        return mask
+    earlier = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).tril()
+    return earlier if mask is None else mask & earlier

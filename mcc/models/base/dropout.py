@@ -1,7 +1,8 @@
 """Dropout (Srivastava et al. 2014) whose draws depend on the place in the model and not on the layout.
 
 Hidden states are replicated over tensor-parallel ranks, which then draw the same numbers, unless sequence or context
-parallelism shards their tokens; attention weights are sharded by heads. Shards draw different numbers.
+parallelism shards their tokens: shards draw different numbers. Attention weights are sharded by heads, each of which
+has numbers of its own; only fused kernels, which draw for themselves, draw for a shard of heads at a time.
 """
 
 from __future__ import annotations

@@ -143,7 +143,8 @@ class ParallelAxes(Axes):
         zigzag: bool = True,
     ) -> None:
         self.size, self.rank = mesh.tp, mesh.tp_rank
-        self.sequence, self.context_rank = sequence and mesh.tp > 1, mesh.cp_rank
+        self.sequence = sequence and mesh.tp > 1
+        self.context_size, self.context_rank = mesh.cp, mesh.cp_rank
         self.forward = Site(compress.get("tp.forward"), mesh.collective("tp", "tp.forward"), clock)
         self.backward = Site(compress.get("tp.backward"), mesh.collective("tp", "tp.backward"), clock)
         self.vocab = mesh.collective("tp", "tp.vocab")

@@ -93,7 +93,9 @@ def test_layouts_are_equal(folder: Path, task: str, dropout: float) -> None:
     found: dict[str, Any] = {}
     for name, layout in LAYOUTS[dropout].items():
         config = config_of(folder, task, layout)
-        config = dataclasses.replace(config, model=dataclasses.replace(config.model, hidden_dropout=dropout))
+        # Weights large enough for attention to matter.
+        model = dataclasses.replace(config.model, hidden_dropout=dropout, attention_dropout=dropout, init_std=0.3)
+        config = dataclasses.replace(config, model=model)
         results = run_ranks(tuned, math.prod(layout.values()), config, tokenizer)
         assert all(result == results[0] for result in results), "every rank knows the figures"
         found[name] = results[0]
