@@ -26,7 +26,7 @@ from mcc.train.loop import train
 from mcc.train.prepare import prepare, without_effect
 from mcc.train.stop import Stop
 from mcc.train.tensorboard import require_tensorboard
-from mcc.train.worker import STOPPED, Order, keep_traceback, work
+from mcc.train.worker import STOPPED, Order, keep_traceback, only_run, work
 
 # After a signal the ranks have so long to finish their step and save.
 _SAVING_S = 600
@@ -56,7 +56,8 @@ def run(config: TrainConfig, nproc: int | None = None, reporter: Callable[[], Re
         raise
     _check(resolved, ranks is None)
     if resolved.run.save and (ranks is None or ranks.rank == 0):
-        provenance.write(resolved.run.save, plain(resolved), {"seed": resolved.run.seed})
+        with only_run(resolved):  # rank 0 asks again, and stays in there
+            _record(resolved)
     if not resolved.run.save and reporter and (ranks is None or ranks.rank == 0):
         reporter().warn("without --save nothing of the run is kept")
     if reporter and (ranks is None or ranks.rank == 0):
@@ -72,6 +73,14 @@ def run(config: TrainConfig, nproc: int | None = None, reporter: Callable[[], Re
     return resolved
 
 
+def _record(config: TrainConfig) -> None:
+    assert config.run.save
+    try:
+        provenance.write(config.run.save, plain(config), {"seed": config.run.seed})
+    except OSError as error:
+        raise MccError(f"cannot write to {config.run.save}: {error.strerror}", "is the disk full?") from error
+
+
 def _alone(order: Order) -> None:
     """One rank in this process: no launcher, no port."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -79,7 +88,7 @@ def _alone(order: Order) -> None:
         method = f"file://{scratch}/rendezvous"
         dist.init_process_group(backend(device, own=True), init_method=method, rank=0, world_size=1)
         try:
-            with Stop(enabled=bool(order.config.run.save)) as stop:
+            with Stop(enabled=bool(order.config.run.save)) as stop, only_run(order.config):
                 reporter = order.reporter() if order.reporter else SILENT
                 train(order.config, order.tokenizer, reporter, device, stop)
         finally:
@@ -156,7 +165,8 @@ def _first_failure(error: Any, failures: Path, config: TrainConfig) -> MccError:
         first = found[0]
         where = None
         if config.run.save and not first.known:
-            where = f"traceback in {keep_traceback(first, Path(config.run.save))}"
+            kept = keep_traceback(first, Path(config.run.save))
+            where = f"traceback in {kept}" if kept else None
         kind = UsageError if first.exit_code == UsageError.exit_code else MccError
         return kind(f"rank {first.rank} ({place(first.rank, config.parallel)}): {first.what}", first.hint or where)
     rank, failure = (killed[0].local_rank, killed[0]) if killed else error.get_first_failure()

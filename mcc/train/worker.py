@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib import import_module
@@ -24,6 +25,7 @@ import torch.distributed as dist
 from mcc.core.config import build, plain
 from mcc.core.errors import MccError, UsageError
 from mcc.core.events import SILENT, Reporter
+from mcc.core.locks import exclusive
 from mcc.core.ranks import Ranks, from_environment, restart_count, restarts_elsewhere, set_restart_count
 from mcc.train.attempt import agree
 from mcc.train.config import TrainConfig
@@ -108,7 +110,8 @@ def work(order: Order) -> None:
             reporter = order.reporter() if order.reporter and ranks.rank == 0 else SILENT
             if restart_count():
                 reporter.warn(f"started again after a failure: {_reason(order)}")
-            step = train(order.config, order.tokenizer, reporter, device, stop)
+            with only_run(order.config) if ranks.rank == 0 else nullcontext():
+                step = train(order.config, order.tokenizer, reporter, device, stop)
             if stop.agreed_at is not None and order.failures and ranks.rank == 0:
                 order.failures.mkdir(parents=True, exist_ok=True)
                 (order.failures / STOPPED).write_text(str(step), encoding="utf-8")
@@ -162,11 +165,25 @@ def _reason(order: Order) -> str:
     return _named(found[0], order) if found else "a rank died"
 
 
-def keep_traceback(account: Account, run: Path) -> Path:
-    """Keep, in the run's folder, where our own bug struck."""
+def keep_traceback(account: Account, run: Path) -> Path | None:
+    """Keep, in the run's folder, where our own bug struck; None where the disk has no room for it."""
     path = run / f"rank_{account.rank}.traceback"
-    path.write_text(account.trace, encoding="utf-8")
+    try:
+        path.write_text(account.trace, encoding="utf-8")
+    except OSError:
+        return None
     return path
+
+
+def only_run(config: TrainConfig) -> AbstractContextManager[None]:
+    """Within the block no other run writes to this one's folder.
+
+    Raises:
+        MccError: one does already.
+    """
+    if not config.run.save:
+        return nullcontext()
+    return exclusive(Path(config.run.save), "another run", "wait until it has ended, or choose another --save")
 
 
 def join(ranks: Ranks, config: TrainConfig) -> torch.device:
