@@ -32,6 +32,7 @@ from mcc.models.base.extras import Extras, Randomness
 from mcc.models.base.family import families
 from mcc.models.base.init import initialize
 from mcc.models.base.loss import cross_entropy
+from mcc.models.base.transformer import Stage
 from mcc.train.config import ParallelConfig, RunConfig, TrainConfig
 from mcc.train.engine import Engine, make_mesh
 from mcc.train.parallel.mesh import build_mesh
@@ -98,8 +99,14 @@ def _step(schedule: str, v: int) -> tuple[int, int]:
     layers = MODEL.num_layers // (p * v)
     one = max(peak_bytes(partial(alone, index)) for index in engine.modules)
     chunk = layers * (16 * N + STATISTICS) + N  # and the stage's output
-    pending = r * layers * 11 * N if schedule == "zero-bubble" else 0  # gradients that wait for those of weights
-    expected = one + (under_way(schedule, p, v, MICROBATCHES, r) - 1) * chunk + pending
+    expected = one + (under_way(schedule, p, v, MICROBATCHES, r) - 1) * chunk
+    # Gradients that wait for the backward pass of weights; torch keeps all activations until then. The first stage does
+    # its whole backward pass at once.
+    waiting = {"zero-bubble": r + 1 if r or v > 1 else 0, "zbv": max(1, 2 * r)}.get(schedule, 0)
+    expected += waiting * layers * 11 * N
+    if engine.pipeline.last:  # the final norm's output and the probabilities, and while they wait their gradients
+        heads = {"gpipe": MICROBATCHES, "zero-bubble": p}.get(schedule, 1) - 1
+        expected += heads * (1 + (schedule == "zero-bubble")) * (N + 4 * TOKENS * MODEL.padded_vocab_size())
     return expected, peak_bytes(lambda: engine.pipeline.step(tokens, MICROBATCHES))
 
 
@@ -115,19 +122,20 @@ def layer() -> dict[str, float]:
         sums = 4 * TOKENS * MODEL.num_attention_heads / t
         expected = {"none": whole * N + statistics + sums, "selective": whole * N + statistics}
         expected["full"] = N / t if sequence else N
+        axes = ParallelAxes(mesh, {}, Clock(), sequence)
+        if t > 1:
+            name = f"tp {t}{', sequence parallel' if sequence else ''}"
+            found[f"{name}: expected"] = expected["none"]
+            found[f"{name}: kept"] = (_saved(axes, 4) - _saved(axes, 2)) / 2
+            continue
         for recompute, bytes_ in expected.items():
-            axes = ParallelAxes(mesh, {}, Clock(), sequence)
-            name = f"tp {t}{', sequence parallel' if sequence else ''}, {recompute}"
-            found[f"{name}: expected"] = bytes_
-            found[f"{name}: kept"] = (_kept(axes, recompute, 4, 0.0) - _kept(axes, recompute, 2, 0.0)) / 2
-        if t == 1:
-            for recompute in expected:
-                kept = [_kept(axes, recompute, layers, 0.1) for layers in (2, 4)]
-                found[f"dropout, {recompute}: kept"] = (kept[1] - kept[0]) / 2
+            found[f"{recompute}: expected"] = bytes_
+            found[f"{recompute}: kept"] = (_kept(axes, recompute, 4, 0.0) - _kept(axes, recompute, 2, 0.0)) / 2
+            found[f"dropout, {recompute}: kept"] = (_kept(axes, recompute, 4, 0.1) - _kept(axes, recompute, 2, 0.1)) / 2
     return found
 
 
-def _kept(axes: ParallelAxes, recompute: Any, layers: int, dropout: float) -> int:
+def _stage(axes: ParallelAxes, layers: int, dropout: float) -> Stage:
     config = ModelConfig(
         num_layers=layers, hidden_size=D, num_attention_heads=MODEL.num_attention_heads, seq_length=TOKENS,
         vocab_size=1000, hidden_dropout=dropout, attention_dropout=dropout,
@@ -135,9 +143,33 @@ def _kept(axes: ParallelAxes, recompute: Any, layers: int, dropout: float) -> in
     family = families.get(config.family)()
     stage = family.build(config, axes, range(layers), last=False)
     initialize(stage, family, 1)
+    return stage
+
+
+def _kept(axes: ParallelAxes, recompute: Any, layers: int, dropout: float) -> int:
+    """What is still allocated after a forward pass."""
+    stage = _stage(axes, layers, dropout)
     stage.recompute = recompute
     tokens = torch.zeros(1, TOKENS, dtype=torch.long)
     return kept_bytes(lambda: stage(tokens, Extras(random=Randomness(1, 1, 1))))
+
+
+def _saved(axes: ParallelAxes, layers: int) -> int:
+    """What autograd keeps after a forward pass: among ranks, gloo's threads would blur what is allocated."""
+    stage = _stage(axes, layers, 0.0)
+    weights = {parameter.untyped_storage().data_ptr() for parameter in stage.parameters()}
+    found: dict[int, int] = {}
+
+    def see(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            found[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(see, lambda tensor: tensor):
+        out = stage(torch.zeros(1, TOKENS, dtype=torch.long))
+    del out  # until here nothing that was saved gave its place to another
+    return sum(found.values())
 
 
 def loss() -> dict[str, float]:

@@ -128,7 +128,9 @@ class Engine:
                 setattr(module.get_submodule(owner), leaf, self.parameters[name])
             else:
                 self.parameters[name] = parameter
-        module.recompute = self.config.parallel.recompute_granularity
+        granularity = self.config.parallel.recompute_granularity
+        # Ring attention keeps nothing that could be dropped: recomputing it would only send everything twice.
+        module.recompute = "none" if granularity == "selective" and self.mesh.cp > 1 else granularity
         module.compute_dtype = self.dtype
 
     @property

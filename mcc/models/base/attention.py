@@ -42,13 +42,15 @@ class Attention(nn.Module):
         fused = self.qkv(x_BTD)
         B, T, _ = fused.shape
         fused = fused.view(B, T, self.groups, self.shared + 2, self.head_dim)
+        # split, unlike slices, has one backward pass for all of them.
         if turn is None:
-            q, k = fused[:, :, :, : self.shared], fused[:, :, :, self.shared]
+            q, k, v = fused.split([self.shared, 1, 1], 3)
         else:
-            turned = rotate(fused[:, :, :, : self.shared + 1], turn)
-            q, k = turned[:, :, :, : self.shared], turned[:, :, :, self.shared]
-        q = q.reshape(B, T, self.groups * self.shared, self.head_dim)
-        parts = (q.transpose(1, 2), k.transpose(1, 2), fused[:, :, :, self.shared + 1].transpose(1, 2))
+            turned, v = fused.split([self.shared + 1, 1], 3)
+            q, k = rotate(turned, turn).split([self.shared, 1], 3)
+            v = v.contiguous()  # else it would keep what was turned
+        q, k, v = (x.reshape(B, T, -1, self.head_dim).transpose(1, 2) for x in (q, k, v))
+        parts = (q, k, v)
         if recompute:
             # Nothing to restore: dropout draws by place.
             mixed = checkpoint(self._attend, *parts, extras, use_reentrant=False, preserve_rng_state=False)

@@ -18,6 +18,7 @@ from mcc.train.parallel import blocks
 from mcc.train.parallel.ring import Ring
 from mcc.train.parallel.tokens import Dealt
 from tests.ranks import run_ranks
+from tests.train.toy import make_engine, toy_batch, toy_config
 
 B, HD, TOKENS = 2, 8, 24  # 24 divides into 2 x 1..4 chunks
 
@@ -226,3 +227,19 @@ def test_memory_does_not_grow_with_the_ranks(causal):
     assert alone >= 8 * 12 * 512 * 32 * 4  # q, k, v, the output and their gradients
     for peak in run_ranks(_peak_bytes, 4, 512, True, causal):
         assert peak <= 1.25 * alone
+
+
+def _sent(granularity: str) -> tuple[float, dict[str, int]]:
+    config = toy_config(parallel={"cp": 2, "recompute_granularity": granularity})
+    engine = make_engine(config)
+    loss = engine.step(toy_batch(0, 0, 1)).loss
+    return loss, engine.mesh.wire.take()
+
+
+def test_selective_recomputation_sends_nothing_twice():
+    """The ring keeps no weights, so nothing is computed again; whole layers are, and their messages go again."""
+    plain, selective, full = (run_ranks(_sent, 2, how)[0] for how in ("none", "selective", "full"))
+    assert selective == plain
+    # Keys and values travel once forward and once backward, and once more for layers that are computed again.
+    assert 2 * full[1]["cp.kv"] == 3 * plain[1]["cp.kv"]
+    assert full[0] == plain[0]
