@@ -137,14 +137,16 @@ def test_a_split_backward_pass_is_refused(schedule: str) -> None:
     check_compile(with_run(config, compile=False))
 
 
-def test_a_missing_compiler_is_told_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_compiler_is_told_at_start() -> None:
     from torch._inductor import config as inductor
     from torch._inductor.cpp_builder import cpp_compiler_search
 
-    monkeypatch.setattr(inductor.cpp, "cxx", (None, "/nowhere/g++"))
     cpp_compiler_search.cache_clear()
     try:
-        with pytest.raises(UsageError, match=r"--compile needs a C\+\+ compiler"):
+        with (
+            inductor.patch({"cpp.cxx": (None, "/nowhere/g++")}),
+            pytest.raises(UsageError, match=r"--compile needs a C\+\+ compiler"),
+        ):
             check_compile(toy_config(compile=True, device="cpu"))
     finally:
         cpp_compiler_search.cache_clear()
