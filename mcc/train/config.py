@@ -95,8 +95,8 @@ class RunConfig:
     log_interval: int = option(1, "steps between lines of metrics.jsonl")
     save: str | None = option(None, "folder for checkpoints, metrics and the record of the run")
     save_interval: int = option(0, "steps between checkpoints; 0: at the end alone")
-    resume: bool = option(False, "continue from the last checkpoint in --save")
-    load: str | None = option(None, "begin with the weights of this checkpoint, any format of `mcc ckpt`")
+    resume: bool = option(False, "continue from the last checkpoint in --save, if there is one")
+    load: str | None = option(None, "begin with the model and weights of this checkpoint, any format of `mcc ckpt`")
 
     def __post_init__(self) -> None:
         for name in ("micro_batch_size", "global_batch_size", "train_iters", "log_interval"):
@@ -112,8 +112,6 @@ class RunConfig:
             raise UsageError("--resume needs --save: the folder that holds the run")
         if self.save_interval and not self.save:
             raise UsageError("--save-interval needs --save")
-        if self.resume and self.load:
-            raise UsageError("--resume and --load exclude each other", "--resume continues, --load starts anew")
 
     @cached_property
     def sizes(self) -> BatchSizes:

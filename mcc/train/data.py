@@ -58,6 +58,10 @@ class RunData:
         """Whether an epoch ended while the samples consumed went from `before` to `after`."""
         return self.epoch_samples is not None and before // self.epoch_samples != after // self.epoch_samples
 
+    def epoch(self, samples: int) -> dict[str, float]:
+        """`epoch`, the passes over the task's examples that `samples` samples are; nothing without a task."""
+        return {} if self.epoch_samples is None else {"epoch": round(samples / self.epoch_samples, 2)}
+
 
 def open_data(config: TrainConfig, tokenizer: str | None = None, reporter: Reporter = SILENT) -> RunData:
     """The data of a resolved configuration. Every rank calls it; indices are built by one of them and mapped by all.

@@ -13,7 +13,7 @@ from mcc.core.files import PARTIAL, remove
 from mcc.core.ranks import restart_count
 from mcc.train import checkpoint
 from mcc.train.config import TrainConfig
-from mcc.train.data import RunData, open_data
+from mcc.train.data import open_data
 from mcc.train.engine import Engine, make_mesh
 from mcc.train.parallel.mesh import CPU
 from mcc.train.saver import Saver, own_group
@@ -64,9 +64,11 @@ def train(
                 with watch.aside("evaluate"):
                     for evaluation in data.evaluations:
                         found = engine.evaluate(evaluation)
-                        watch.told(step, {f"{evaluation.name}_{key}": n for key, n in found.items()})
+                        epoch = data.epoch(engine.progress.samples)
+                        watch.told(step, epoch | {f"{evaluation.name}_{key}": n for key, n in found.items()})
+                        when = ", ".join(f"{what} {n:g}" for what, n in {"step": step, **epoch}.items())
                         figures = ", ".join(f"{key} {number:.4f}" for key, number in found.items())
-                        reporter.note(f"{_when(data, engine)}: {evaluation.name} {figures}")
+                        reporter.note(f"{when}: {evaluation.name} {figures}")
             if folder and (last or (run.save_interval and step % run.save_interval == 0)):
                 with watch.aside("save"):
                     checkpoint.save(engine, tokenizer, saver)
@@ -75,12 +77,6 @@ def train(
                 reporter.warn(f"stopped by a signal after step {step} of {run.train_iters}; continue with --resume")
     source.close()
     return engine.iteration
-
-
-def _when(data: RunData, engine: Engine) -> str:
-    if data.epoch_samples is None:
-        return f"step {engine.iteration}"
-    return f"step {engine.iteration}, epoch {engine.progress.samples / data.epoch_samples:.3g}"
 
 
 def start(engine: Engine, folder: Path | None, reporter: Reporter) -> None:

@@ -84,7 +84,8 @@ def summary(run: Path) -> dict[str, Any]:
     lines = read(run)
     steps = [line for line in lines if "loss" in line]
     found = scores(lines)
-    last = {key: value for key, value in found[-1].items() if key != "step"} if found else {"heldout_loss": None}
+    scored = found[-1] if found else {"heldout_loss": None}
+    last = {key: value for key, value in scored.items() if key not in ("step", "epoch")}
     # The first step also builds the pipeline.
     times = [line["step_time_s"] for line in steps[1:]] or [line["step_time_s"] for line in steps]
     sites = {site for line in steps for site in line["wire_bytes"]}
