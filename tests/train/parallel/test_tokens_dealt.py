@@ -80,7 +80,7 @@ def _dealt(name: str, tp: int, cp: int, sequence: bool, compress: tuple[str, ...
         parameters[key] = torch.nn.Parameter(torch.empty_like(grad))
         parameters[key].grad = grad
     if sequence:
-        sync_sequence(parameters, sequence_parameters(grads, family), mesh.collective("tp", "tp.grad"))
+        sync_sequence(parameters, sequence_parameters(grads, family), mesh.collective("tp", "tp.tokens"))
     total = torch.tensor(loss, dtype=torch.float64)
     for tensor in (total, *grads.values()):
         dist.all_reduce(tensor, group=mesh.replicas)
