@@ -3,9 +3,8 @@
     python benchmarks/data/workers.py             every step that has --workers
     python benchmarks/data/workers.py clean wiki  some
 
-One worker and two take turns, and of several rounds the best time of each counts: wall time tells of the machine too.
-What the round before wrote is deleted first. Steps that are done in less than ten
-seconds with the largest corpus here (a gigabyte) are shown without a bar.
+One worker and two take turns, and the median of each one's rounds counts. What the round before wrote is deleted first.
+Steps that are done in less than ten seconds with the largest corpus here (a gigabyte) are shown without a bar.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from measure import command, row
@@ -61,7 +61,7 @@ def rows(folder: Path, wanted: list[str] | None = None) -> list[dict[str, Any]]:
             shutil.rmtree(folder / step / OUT, ignore_errors=True)
             times[count].append(command([*given, "--workers", count])[0])
         print(step, times, file=sys.stderr)
-        one, two = map(min, times.values())
+        one, two = map(median, times.values())
         ok = one / two >= 1.6 if one > 10 else None
         found += [row(f"workers: {step}, one", one, "s"), row(f"workers: {step}, two", one / two, "x", ok, ">= 1.6")]
         print(*found[-2:], sep="\n", file=sys.stderr, flush=True)

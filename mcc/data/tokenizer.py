@@ -111,7 +111,7 @@ def tokenizer_job(
     """
     config = config or TokenizerConfig()
     path = output if output.suffix == ".json" else output / "tokenizer.json"
-    source = RecordSource(inputs, config.read)
+    source, words = RecordSource(inputs, config.read), _Words(config.max_words)
     rejects = path.with_name(f"{path.stem}.rejects.jsonl")
     outputs = [Output(rejects, phase=_COUNT, stream="rejects", optional=True)]
     if config.model == "wordpiece":
@@ -139,8 +139,9 @@ def tokenizer_job(
                 source=source,
                 make=partial(_count, config.read),
                 streams={"rejects": rejects, "counts": None},
+                follow=words.follow,
             ),
-            Single(name=_TRAIN, run=partial(_train, config)),
+            Single(name=_TRAIN, run=partial(_train, config, words)),
         ),
         outputs=outputs,
         report=report,
@@ -160,14 +161,27 @@ def _count(read: ReadConfig, _: Work) -> Apply:
     return apply
 
 
-def _train(config: TokenizerConfig, work: Work, reporter: Reporter) -> dict[str, int]:
-    words = WordCounts(config.max_words)
-    for path in work.parts(_COUNT, "counts"):
-        with path.open("rb") as lines:
-            for line in lines:
-                words.add_counts(orjson.loads(line))
+class _Words:
+    """The words of all blocks together, as far as they have been written."""
+
+    def __init__(self, most: int) -> None:
+        self.counts = WordCounts(most)
+        self._read: dict[Path, int] = {}
+
+    def follow(self, work: Work) -> None:
+        """Count what has been written since the last time."""
+        for path in work.parts(_COUNT, "counts"):
+            with path.open("rb") as lines:
+                lines.seek(self._read.get(path, 0))
+                for line in lines:
+                    self.counts.add_counts(orjson.loads(line))
+                self._read[path] = lines.tell()
+
+
+def _train(config: TokenizerConfig, words: _Words, work: Work, reporter: Reporter) -> dict[str, int]:
+    words.follow(work)
     with reporter.task("tokenizer: merges"), _threads(config.workers):
-        tokenizer = _fit(words, config)
+        tokenizer = _fit(words.counts, config)
     tokenizer.save(str(work.path("tokenizer.json")))
     if config.model == "wordpiece":
         pieces = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])

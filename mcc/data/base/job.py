@@ -41,6 +41,8 @@ class Map:
         make: called once in each process with the job's folder, gives what is applied to every block; picklable.
         streams: the files it writes: the path whose ending says how the file is compressed, or None for raw bytes.
         unit: what its progress counts when the source has no size.
+        follow: called in the process that writes, when the bytes of a block are in the files, and other processes work
+            on: what it does the next phase need not do. Not called for shards, nor for blocks that a killed run did.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Map:
     make: Callable[[Work], Apply]
     streams: Mapping[str, Path | None]
     unit: str = "documents"
+    follow: Callable[[Work], None] | None = None
 
     def blocks_of(self, work: Work) -> Source:
         """The source."""
@@ -188,6 +191,8 @@ def _run_map(
             for warning in done.warnings:
                 reporter.warn(warning)
             files.add(unit, part, size, done)
+            if phase.follow is not None and world == 1:
+                phase.follow(work)
             task.advance(size / 1e6)
         files.end()
         passing.end()
