@@ -162,14 +162,17 @@ def _count(read: ReadConfig, _: Work) -> Apply:
 
 
 class _Words:
-    """The words of all blocks together, as far as they have been written."""
+    """The words of all blocks of a run together, as far as they have been written."""
 
     def __init__(self, most: int) -> None:
-        self.counts = WordCounts(most)
-        self._read: dict[Path, int] = {}
+        self._most = most
+        self._of: Work | None = None
 
     def follow(self, work: Work) -> None:
-        """Count what has been written since the last time."""
+        """Count what has been written since the last time; another run of the job begins anew."""
+        if work is not self._of:
+            self._of, self.counts = work, WordCounts(self._most)
+            self._read: dict[Path, int] = {}
         for path in work.parts(_COUNT, "counts"):
             with path.open("rb") as lines:
                 lines.seek(self._read.get(path, 0))

@@ -15,8 +15,9 @@ from tokenizers import models, pre_tokenizers, trainers
 from mcc.core.errors import MccError, UsageError
 from mcc.core.events import Silent
 from mcc.data import tokenizer as tokenizer_module
+from mcc.data.base.job import run
 from mcc.data.base.records import ReadConfig
-from mcc.data.tokenizer import END_OF_TEXT, TokenizerConfig, load_tokenizer, train_tokenizer
+from mcc.data.tokenizer import END_OF_TEXT, TokenizerConfig, load_tokenizer, tokenizer_job, train_tokenizer
 from mcc.data.tokens.vocabulary import BERT_TOKENS, byte_level
 from tests.data.conftest import Write
 
@@ -62,6 +63,17 @@ def test_the_same_text_gives_the_same_file_with_any_number_of_workers(jsonl: Wri
     assert files[0] == files[1]
     with pytest.raises(UsageError, match="workers = 0"):
         TokenizerConfig(workers=0)
+
+
+def test_a_job_that_runs_again_counts_anew(jsonl: Write, tmp_path: Path) -> None:
+    path = jsonl("in.jsonl", [f"Some words about number {i} and others like them." for i in range(50)])
+    task = tokenizer_job([path], tmp_path / "t.json", TokenizerConfig(vocab_size=300))
+    run(task)
+    first = (tmp_path / "t.json").read_bytes()
+    path.write_text('{"text": "Quite another text, quite another vocabulary."}\n' * 500, encoding="utf-8")
+    run(task)
+    assert train_tokenizer([path], tmp_path / "u.json", TokenizerConfig(vocab_size=300)).documents_in == 500
+    assert (tmp_path / "t.json").read_bytes() == (tmp_path / "u.json").read_bytes() != first
 
 
 def test_a_small_corpus_gives_fewer_tokens(jsonl: Write, tmp_path: Path) -> None:

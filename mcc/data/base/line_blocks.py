@@ -91,7 +91,7 @@ class LineFile:
         # The newline that ends the line before counts too.
         return _line_end(stream, begin - 1, begin - 1)[0], count + 2
 
-    def _whole_lines(self, stream: IO[bytes], data: bytes, line: int) -> tuple[bytes, tuple[Problem, ...]]:
+    def _whole_lines(self, stream: _Pieces, data: bytes, line: int) -> tuple[bytes, tuple[Problem, ...]]:
         """`data` read on to the end of its last line; a line that is too long is cut off and told of."""
         if not data or data.endswith(b"\n"):
             return data, ()
@@ -103,8 +103,7 @@ class LineFile:
             if have <= self.read.max_line_bytes:
                 pieces.append(piece[: newline + 1] if newline >= 0 else piece)
             if newline >= 0:
-                if hasattr(stream, "peeked"):
-                    stream.peeked(piece[newline + 1 :])
+                stream.peeked(piece[newline + 1 :])
                 break
         if have <= self.read.max_line_bytes:
             return b"".join(pieces), ()
@@ -123,7 +122,7 @@ class LineFile:
             ):
                 while True:
                     data = stream.fill(self.block_bytes)
-                    data, problems = self._whole_lines(stream, data, line)  # type: ignore[arg-type]
+                    data, problems = self._whole_lines(stream, data, line)
                     if not data and not problems:
                         return
                     if line == 1:

@@ -29,8 +29,6 @@ class WordCounts:
         self._counts: Counter[str] = Counter()
         self._level = 0
         self._frequent = _FREQUENT
-        # So many words at the front of the table stayed when it was thinned out last, by these bounds.
-        self._known, self._looked = 0, (0, _FREQUENT)
 
     def __len__(self) -> int:
         return len(self._counts)
@@ -53,25 +51,16 @@ class WordCounts:
         while frequent > self._most // 2:
             self._frequent *= 2
             frequent = sum(1 for n in self._counts.values() if n >= self._frequent)
-        if (self._level, self._frequent) != self._looked:
-            self._known = 0
         self._level = max(self._level, 1)
         while True:
-            # Words that stayed last time stay, unless a bound has moved: counts only grow.
-            kept = dict(islice(self._counts.items(), self._known))
-            for word, n in islice(self._counts.items(), self._known, None):
-                if n >= self._frequent or self._stays(word):
-                    kept[word] = n
+            kept = {word: n for word, n in self._counts.items() if n >= self._frequent or self._stays(word)}
             if len(kept) <= self._most * 3 // 4:
                 break
             self._level += 1
-            self._known = 0
-        self._counts = Counter()
-        dict.update(self._counts, kept)
-        self._known, self._looked = len(kept), (self._level, self._frequent)
+        self._counts = Counter(kept)
 
     def _stays(self, word: str) -> bool:
-        return zlib.crc32(word.encode(errors="surrogatepass")) & ((1 << self._level) - 1) == 0
+        return zlib.crc32(word.encode(errors="surrogatepass")) % (1 << self._level) == 0
 
     def items(self) -> Iterator[tuple[str, int]]:
         """(word, count), most frequent first; a rare word's count stands for those that were thinned out too."""
