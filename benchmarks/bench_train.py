@@ -18,7 +18,7 @@ from typing import Any
 from mcc.cli.console import table
 
 HERE = Path(__file__).parent / "train"
-_OTHERS = {"peak", "finetune"}  # shared code, and runs on real weights
+_OTHERS = {"peak", "ranks", "finetune"}  # shared code, and runs on real weights
 
 
 def main(wanted: list[str]) -> int:

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import tempfile
 import time
 
 import torch
-import torch.distributed as dist
+from ranks import alone
 
 from mcc.models.base.config import ModelConfig
 from mcc.train.compiled import check_compile
@@ -72,11 +70,8 @@ def main() -> None:
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    with tempfile.TemporaryDirectory() as folder:
-        dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=0, world_size=1)
+    with alone():
         print(json.dumps([measure(options)]))
-        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -26,6 +24,9 @@ import torch.distributed as dist
 import torch.multiprocessing
 import torch.nn.functional as F
 from peak import kept_bytes, peak_bytes
+from ranks import each
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from mcc.models.base.config import ModelConfig
 from mcc.models.base.extras import Extras, Randomness
@@ -37,6 +38,7 @@ from mcc.train.config import ParallelConfig, RunConfig, TrainConfig
 from mcc.train.engine import Engine, make_mesh
 from mcc.train.parallel.mesh import build_mesh
 from mcc.train.parallel.tensor import Clock, ParallelAxes
+from tests.train.parallel.test_pipeline_memory import under_way
 
 MICROBATCHES, RANKS = 16, 4
 MODEL = ModelConfig(num_layers=8, hidden_size=256, num_attention_heads=8, seq_length=256, vocab_size=1000)
@@ -54,18 +56,6 @@ SCHEDULES = [
 ]
 BAR = 1.1
 VOCABULARY = 50257
-
-
-def under_way(schedule: str, p: int, v: int, m: int, r: int) -> int:
-    """Stages' micro-batches that rank r of p holds at most; sources in tests/train/parallel/test_pipeline_memory.py."""
-    most = {
-        "gpipe": v * m,
-        "1f1b": p - r if v == 1 else (v - 1) * p + 2 * (p - 1 - r) + 1,
-        "zero-bubble": v * p,
-        "zbv": 2 * p,
-        "dualpipev": 2 * p + 1,
-    }
-    return min(most[schedule], v * m)
 
 
 def pipeline() -> dict[str, float]:
@@ -190,20 +180,8 @@ def loss() -> dict[str, float]:
 PARTS: dict[str, Callable[[], dict[str, float]]] = {"pipeline": pipeline, "layer": layer, "loss": loss}
 
 
-def _rank(rank: int, size: int, folder: str, part: str) -> None:
-    torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=size)
-    Path(folder, f"{rank}.json").write_text(json.dumps(PARTS[part]()))
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def measure(part: str, size: int) -> list[dict[str, float]]:
-    """What each of `size` ranks found."""
-    with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(_rank, (size, folder, part), nprocs=size)
-        return [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(size)]
+def _part(name: str) -> dict[str, float]:
+    return PARTS[name]()
 
 
 def row(what: str, measured: float, expected: float) -> dict[str, Any]:
@@ -216,7 +194,7 @@ def row(what: str, measured: float, expected: float) -> dict[str, Any]:
 def rows_of(part: str) -> list[dict[str, Any]]:
     """The rows of one part."""
     if part == "pipeline":
-        ranks = measure(part, RANKS)
+        ranks = each(_part, RANKS, part)
         names = [key.removesuffix(": peak") for key in ranks[0] if key.endswith(": peak")]
         return [
             row(f"{name}, rank {r} of {RANKS}: peak", found[f"{name}: peak"], found[f"{name}: expected"])
@@ -224,7 +202,7 @@ def rows_of(part: str) -> list[dict[str, Any]]:
             for r, found in enumerate(ranks)
         ]
     if part == "layer":
-        found = {key: value for size in (1, 2, 4) for key, value in measure(part, size)[0].items()}
+        found = {key: value for size in (1, 2, 4) for key, value in each(_part, size, part)[0].items()}
         rows = []
         for key, value in found.items():
             name = key.removesuffix(": kept")
@@ -233,7 +211,7 @@ def rows_of(part: str) -> list[dict[str, Any]]:
             elif name != key:
                 rows.append({"what": f"a layer keeps, {name}", "value": round(value / 2**20, 2), "unit": "MiB"})
         return rows
-    peaks = {size: max(found["peak"] for found in measure(part, size)) for size in (1, 2, 4)}
+    peaks = {size: max(found["peak"] for found in each(_part, size, part)) for size in (1, 2, 4)}
     return [row(f"output layer and loss, tp {size}: peak", peak, peaks[1] / size) for size, peak in peaks.items()]
 
 

@@ -12,17 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.multiprocessing
+from ranks import each
 from torch import Tensor
 
 from mcc.models.base.config import ModelConfig
@@ -92,11 +89,8 @@ def adamw(rounds: int) -> list[dict[str, Any]]:
     return compare("AdamW", ways, rounds)
 
 
-def _share(rank: int, folder: str, sharding: dict[str, Any]) -> None:
+def _share(sharding: dict[str, Any]) -> dict[str, int]:
     """One of 4 replicas: the elements that it keeps after a step."""
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=4)
     config = TrainConfig(
         model=SMALL,
         parallel=ParallelConfig(dp=4, **sharding),
@@ -108,17 +102,13 @@ def _share(rank: int, folder: str, sharding: dict[str, Any]) -> None:
     moments = sum(t.numel() for tensors_ in engine.update.moments().values() for t in tensors_.values())
     parameters = sum(p.numel() for p in engine.parameters.values())
     sent = {site: n for site, n in engine.mesh.wire.take().items() if site in ("dp.grad", "dp.param", "embedding")}
-    kept = {"moments": moments, "parameters": parameters, "bytes": sum(sent.values())}
-    Path(folder, f"{rank}.json").write_text(json.dumps(kept))
-    dist.destroy_process_group()
+    return {"moments": moments, "parameters": parameters, "bytes": sum(sent.values())}
 
 
 def shares() -> list[dict[str, Any]]:
     kept: dict[str, dict[str, int]] = {}
     for name, sharding in (("plain", {}), ("--zero 1", {"zero": 1}), ("--fully-shard", {"fully_shard": True})):
-        with tempfile.TemporaryDirectory() as folder:
-            torch.multiprocessing.spawn(_share, (folder, sharding), nprocs=4)
-            ranks = [json.loads(path.read_text()) for path in Path(folder).glob("*.json")]
+        ranks = each(_share, 4, sharding)
         kept[name] = {key: max(rank[key] for rank in ranks) for key in ranks[0]}
     return [
         {

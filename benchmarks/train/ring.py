@@ -15,17 +15,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
 from peak import peak_bytes
+from ranks import each
 from torch import Tensor
 
 from mcc.models.base.axes import Axes
@@ -71,10 +69,9 @@ def attention_pass(attend: Callable[..., Tensor], causal: bool, tokens: int) -> 
     return work
 
 
-def _rank(rank: int, size: int, folder: str, length: int) -> None:
-    torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size)
+def found_on_a_rank(length: int) -> dict[str, float]:
+    """Peaks in bytes and seconds, by name."""
+    rank, size = dist.get_rank(), dist.get_world_size()
     mesh = build_mesh(1, 1, 1, size)
     found: dict[str, float] = {}
     for name in ("gpt2", "bert"):
@@ -93,16 +90,7 @@ def _rank(rank: int, size: int, folder: str, length: int) -> None:
         start = time.thread_time()
         work()
         found[f"seconds, zigzag={zigzag}"] = time.thread_time() - start
-    Path(folder, f"{rank}.json").write_text(json.dumps(found))
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def measure(size: int, length: int) -> list[dict[str, float]]:
-    """What each of `size` ranks found."""
-    with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(_rank, (size, folder, length), nprocs=size)
-        return [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(size)]
+    return found
 
 
 def main() -> int:
@@ -110,8 +98,8 @@ def main() -> int:
     parser.add_argument("--ranks", type=int, default=4)
     parser.add_argument("--length", type=int, default=1024, help="tokens of each rank")
     options = parser.parse_args()
-    (alone,) = measure(1, options.length)
-    ranks = measure(options.ranks, options.length)
+    (alone,) = each(found_on_a_rank, 1, options.length)
+    ranks = each(found_on_a_rank, options.ranks, options.length)
     rows = []
     for name in ("gpt2", "bert", "attention, causal=True", "attention, causal=False"):
         most = max(rank[name] for rank in ranks)

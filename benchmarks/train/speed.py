@@ -13,15 +13,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.distributed as dist
+from ranks import alone
 from torch import Tensor
 
 from mcc.models.base.config import ModelConfig
@@ -127,11 +125,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    with tempfile.TemporaryDirectory() as folder:
-        dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=0, world_size=1)
+    with alone():
         rows = [measure(name, arguments.samples, arguments.tokens, arguments.rounds) for name in arguments.models]
-        dist.destroy_process_group()
     print(json.dumps(rows))
 
 
