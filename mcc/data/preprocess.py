@@ -29,6 +29,7 @@ from mcc.data.base.publish import Output
 from mcc.data.base.records import ReadConfig
 from mcc.data.base.step import StepReport
 from mcc.data.base.work import Work
+from mcc.data.base.workers import Workers
 from mcc.data.indexed import bin_path, index_path, token_dtype
 from mcc.data.text.sentences import SentenceConfig
 from mcc.data.tokens.engines import (
@@ -110,17 +111,20 @@ def preprocess(
         MccError: bad input, or `append_eod` with a vocabulary that has no such token; no file is written then.
     """
     config = config or PreprocessConfig()
+
+    def attempt(config: PreprocessConfig) -> PreprocessReport:
+        with Workers(config.workers) as workers:
+            # It takes as long as to load the tokenizer here.
+            workers.start(__name__)
+            return run(preprocess_job(inputs, output_prefix, tokenizer, config, reporter, rejects), workers, reporter)
+
     try:
-        job = preprocess_job(inputs, output_prefix, tokenizer, config, reporter, rejects)
-        report = run(job, config.workers, reporter)
+        report = attempt(config)
     except EngineFailure as failure:
         if config.engine != "auto":
             raise
         reporter.warn(f"{failure.what}; all is done again with the engine tokenizers")
-        plain = replace(config, engine=TokenizersEngine.name)
-        report = run(
-            preprocess_job(inputs, output_prefix, tokenizer, plain, reporter, rejects), config.workers, reporter
-        )
+        report = attempt(replace(config, engine=TokenizersEngine.name))
     if report.documents_in and not any(report.tokens.values()):
         reporter.warn(f"preprocess: {report.documents_in} documents without tokens")
     return report

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -168,17 +168,24 @@ class _Words:
         self._most = most
         self._of: Work | None = None
 
-    def follow(self, work: Work) -> None:
-        """Count what has been written since the last time; another run of the job begins anew."""
+    def follow(self, work: Work, written: Mapping[str, int] | None = None) -> None:
+        """Count what has been written since the last time; another run of the job begins anew.
+
+        Args:
+            written: where the counts end that are all there; None when they are complete.
+        """
         if work is not self._of:
             self._of, self.counts = work, WordCounts(self._most)
             self._read: dict[Path, int] = {}
         for path in work.parts(_COUNT, "counts"):
             with path.open("rb") as lines:
-                lines.seek(self._read.get(path, 0))
-                for line in lines:
+                start = lines.seek(self._read.get(path, 0))
+                end = path.stat().st_size if written is None else written["counts"]
+                while start < end:
+                    line = lines.readline()
                     self.counts.add_counts(orjson.loads(line))
-                self._read[path] = lines.tell()
+                    start += len(line)
+                self._read[path] = start
 
 
 def _train(config: TokenizerConfig, words: _Words, work: Work, reporter: Reporter) -> dict[str, int]:

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from mcc.data.base import job as jobs
-from mcc.data.base import work as works
 from mcc.data.base.records import ReadConfig
+from mcc.data.base.shard_files import ShardFiles
+from mcc.data.base.work import Work
 
 READ = ReadConfig(block_bytes=4000)
 # Of many moments so many are tried.
@@ -86,7 +87,7 @@ class Killer:
     def __init__(self, at: int | None) -> None:
         self.at = at
         self.moments = 0
-        for place, name in ((works.ShardFiles, "add"), (works.ShardFiles, "_note"), (works.Work, "set_done")):
+        for place, name in ((ShardFiles, "add"), (ShardFiles, "_note"), (Work, "set_done")):
             setattr(place, name, self._around(getattr(place, name)))
         jobs.publish = self._around(jobs.publish)
 

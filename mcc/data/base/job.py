@@ -18,12 +18,11 @@ from typing import Any, Generic, TypeVar
 from mcc.core.errors import MccError, UsageError
 from mcc.core.events import SILENT, Reporter
 from mcc.data.base.blocks import Block, Source
-from mcc.data.base.memory import keep_freed
-from mcc.data.base.part import Done, Part
-from mcc.data.base.passing import Passing
+from mcc.data.base.part import Part
 from mcc.data.base.publish import Output, publish
+from mcc.data.base.shard_files import BlockWorker, ShardFiles
 from mcc.data.base.step import StepReport
-from mcc.data.base.work import ShardFiles, Work, opened
+from mcc.data.base.work import Work, opened
 from mcc.data.base.workers import Workers
 
 # One call of this for a block; made in each process, from the folder of the job.
@@ -41,8 +40,8 @@ class Map:
         make: called once in each process with the job's folder, gives what is applied to every block; picklable.
         streams: the files it writes: the path whose ending says how the file is compressed, or None for raw bytes.
         unit: what its progress counts when the source has no size.
-        follow: called in the process that writes, when the bytes of a block are in the files, and other processes work
-            on: what it does the next phase need not do. Not called for shards, nor for blocks that a killed run did.
+        follow: called in this process while others work on, with the job's folder and how many bytes of each stream
+            are in the files: what it does the next phase need not do. Not called for shards.
     """
 
     name: str
@@ -50,7 +49,7 @@ class Map:
     make: Callable[[Work], Apply]
     streams: Mapping[str, Path | None]
     unit: str = "documents"
-    follow: Callable[[Work], None] | None = None
+    follow: Callable[[Work, Mapping[str, int]], None] | None = None
 
     def blocks_of(self, work: Work) -> Source:
         """The source."""
@@ -115,17 +114,18 @@ class Job(Generic[ReportT]):
         return [self.name, self.key, keys]
 
 
-def run(job: Job[ReportT], workers: int = 1, reporter: Reporter = SILENT) -> ReportT:
+def run(job: Job[ReportT], workers: int | Workers = 1, reporter: Reporter = SILENT) -> ReportT:
     """Do what is left of `job`, and give its outputs their names.
 
     Args:
-        workers: processes for the `Map` phases.
+        workers: processes for the `Map` phases, or how many.
 
     Raises:
         MccError: bad input; nothing is written then.
     """
     started = time.perf_counter()
-    with opened(job.output, job.fingerprint()) as work, Workers(workers) as team:
+    team = workers if isinstance(workers, Workers) else Workers(workers)
+    with opened(job.output, job.fingerprint()) as work, team:
         work.started = started
         if work.is_stale(job.outputs):
             work.clear()
@@ -183,19 +183,15 @@ def _run_map(
         reporter.task(label, total=round(megabytes * len(units) / max(source.units(), 1), 1), unit="MB") as task,
     ):
         task.advance(files.size / 1e6)
-        blocks = _blocks(source, units, files.last)
-        passing = work.passing(phase.name, rank)
-        passing.begin()
-        make = partial(_worker, phase.make, work, endings, passing)
-        for (unit, part, size), done in workers.map(make, blocks):
-            for warning in done.warnings:
+        make = partial(_worker, phase.make, work, endings, work.shard(phase.name, rank))
+        for given, again in workers.map(make, _blocks(source, units, files.last)):
+            for warning in given.warnings:
                 reporter.warn(warning)
-            files.add(unit, part, size, done)
+            files.add(given, again)
             if phase.follow is not None and world == 1:
-                phase.follow(work)
-            task.advance(size / 1e6)
+                phase.follow(work, files.written)
+            task.advance(given.size / 1e6)
         files.end()
-        passing.end()
 
 
 def _blocks(source: Source, units: range, last: tuple[int, int] | None) -> Iterator[Block]:
@@ -208,24 +204,8 @@ def _blocks(source: Source, units: range, last: tuple[int, int] | None) -> Itera
                 yield block
 
 
-def _worker(
-    make: Callable[[Work], Apply],
-    work: Work,
-    endings: dict[str, str],
-    passing: Passing,
-) -> Callable[[Block], tuple[tuple[int, int, int], Done]]:
-    keep_freed()
-    apply = make(work)
-
-    def run(block: Block) -> tuple[tuple[int, int, int], Done]:
-        part = Part(endings)
-        apply(block, part)
-        done = part.done()
-        if passing.away:
-            done = done.stored(passing)
-        return (block.unit, block.part, block.size), done
-
-    return run
+def _worker(make: Callable[[Work], Apply], work: Work, endings: dict[str, str], folder: Path) -> BlockWorker:
+    return BlockWorker(make(work), endings, folder)
 
 
 def step_report(

@@ -7,46 +7,31 @@ import gzip
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import orjson
 
 from mcc.core.errors import MccError
 from mcc.data.base.members import trailer
-from mcc.data.base.passing import Passing
 from mcc.data.base.records import SHOWN_BYTES, ReadConfig, Record
 from mcc.data.base.streams import zstandard
 
 # Warnings of one block that are shown; the rejects have all.
 _SHOWN_WARNINGS = 3
-# Less goes from process to process as it is.
-_FEW_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
 class Done:
-    """A finished block, as a worker process sends it.
+    """A finished block.
 
     Args:
         streams: bytes to append, compressed already.
         counts: to add to the totals.
         warnings: lines for the user.
-        file: where the bytes of `streams` are instead, one after the other;
-        sizes: then, (stream, how many).
     """
 
     streams: dict[str, bytes]
     counts: dict[str, int]
     warnings: tuple[str, ...]
-    file: Path | None = None
-    sizes: tuple[tuple[str, int], ...] = ()
-
-    def stored(self, passing: Passing) -> Done:
-        """The same with its bytes in a file, unless they are few: a pipe between processes costs more than that."""
-        sizes = tuple((name, len(raw)) for name, raw in self.streams.items())
-        if sum(size for _, size in sizes) < _FEW_BYTES:
-            return self
-        return Done({}, self.counts, self.warnings, passing.write(self.streams.values()), sizes)
 
 
 @dataclass

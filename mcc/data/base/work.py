@@ -16,16 +16,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 import mcc
 from mcc.core.errors import MccError
 from mcc.core.files import remove, write_text
-from mcc.data.base.part import Done, totals
-from mcc.data.base.passing import Passing
+from mcc.data.base.part import totals
 
-_KEY, _JOURNAL, _LOCK, _PUBLISHED = "key.json", "journal", "lock", "published"
+_KEY, JOURNAL, _LOCK, _PUBLISHED = "key.json", "journal", "lock", "published"
 
 
 class Placed(Protocol):
@@ -67,30 +65,24 @@ class Work:
         """The folder of a shard of a phase."""
         return self.folder / phase / f"{rank:05d}"
 
-    def passing(self, phase: str, rank: int) -> Passing:
-        """Where worker processes hand on what blocks gave."""
-        return Passing(self.shard(phase, rank) / "passed")
-
     def parts(self, phase: str, stream: str) -> list[Path]:
         """The files of a stream, in order."""
         return sorted((self.folder / phase).glob(f"*/{stream}"))
 
     def counts(self, phase: str) -> Counter[str]:
         """The counts of a phase, over all its shards."""
-        return totals(
-            entry["counts"] for entry in map(_last_entry, sorted((self.folder / phase).glob("*/" + _JOURNAL)))
-        )
+        return totals(entry["counts"] for entry in map(last_entry, sorted((self.folder / phase).glob("*/" + JOURNAL))))
 
     def done(self, phase: str, rank: int = 0) -> Counter[str] | None:
         """The counts of a shard when it is finished."""
-        entry = _last_entry(self.shard(phase, rank) / _JOURNAL)
+        entry = last_entry(self.shard(phase, rank) / JOURNAL)
         return Counter(entry["counts"]) if entry.get("end") else None
 
     def set_done(self, phase: str, counts: Mapping[str, int]) -> None:
         """Say that a phase of one process is finished."""
         folder = self.shard(phase, 0)
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / _JOURNAL, json.dumps({"counts": dict(counts), "end": True}) + "\n")
+        write_text(folder / JOURNAL, json.dumps({"counts": dict(counts), "end": True}) + "\n")
 
     def set_publishing(self) -> None:
         """Say that all phases are done."""
@@ -183,79 +175,7 @@ def prepare(folder: Path, key: Any) -> None:
     write_text(path, wanted)
 
 
-class ShardFiles:
-    """The files of one shard of a phase, and its journal.
-
-    Attributes:
-        last: place of the last whole block, None at the start.
-        size: bytes of the input that are done.
-    """
-
-    def __init__(self, work: Work, phase: str, rank: int, streams: tuple[str, ...]) -> None:
-        self._folder = work.shard(phase, rank)
-        self._passing = work.passing(phase, rank)
-        self._streams = streams
-        self.last: tuple[int, int] | None = None
-        self.size = 0
-        self._counts: Counter[str] = Counter()
-        self._files: dict[str, IO[bytes]] = {}
-
-    def __enter__(self) -> ShardFiles:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        journal = self._folder / _JOURNAL
-        entry = _last_entry(journal)
-        sizes = entry.get("sizes", {})
-        # After a power cut a file may be shorter than the journal says.
-        present = {name: path.stat().st_size for name in self._streams if (path := self._folder / name).exists()}
-        if any(present.get(name, 0) < sizes.get(name, 0) for name in self._streams) or not entry["place"]:
-            entry = {"place": None, "sizes": {}, "counts": {}, "size": 0}
-            journal.unlink(missing_ok=True)
-        self.last = tuple(entry["place"]) if entry["place"] else None
-        self.size = entry["size"]
-        self._counts.update(entry["counts"])
-        for name in self._streams:
-            self._files[name] = (self._folder / name).open("ab", buffering=0)
-            # Not without need: what was cut to nothing is written to the disk when it is closed.
-            if (size := entry["sizes"].get(name, 0)) < present.get(name, 0):
-                self._files[name].truncate(size)
-        self._journal = journal.open("ab", buffering=0)
-        return self
-
-    def add(self, unit: int, part: int, size: int, done: Done) -> None:
-        """Append what a block gave."""
-        for name, raw in done.streams.items():
-            self._write(name, raw)
-        if done.file is not None:
-            for name, piece in self._passing.read(done.file, done.sizes):
-                self._write(name, piece)
-        self._counts.update(done.counts)
-        self.size += size
-        self.last = (unit, part)
-        self._note(False)
-
-    def _write(self, name: str, raw: bytes | memoryview) -> None:
-        written = memoryview(raw)
-        while written:
-            written = written[self._files[name].write(written) :]
-
-    def end(self) -> None:
-        """Say that the shard is finished."""
-        self._note(True)
-
-    def _note(self, end: bool) -> None:
-        sizes = {name: file.tell() for name, file in self._files.items()}
-        entry = {"place": self.last, "sizes": sizes, "counts": self._counts, "size": self.size, "end": end}
-        self._journal.write(json.dumps(entry).encode() + b"\n")
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for file in self._files.values():
-            file.close()
-        self._journal.close()
-
-
-def _last_entry(journal: Path) -> dict[str, Any]:
+def last_entry(journal: Path) -> dict[str, Any]:
     """The last whole line of a journal."""
     nothing: dict[str, Any] = {"place": None, "sizes": {}, "counts": {}, "size": 0}
     if not journal.exists():

@@ -9,11 +9,14 @@ import pickle
 import tempfile
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from importlib import import_module
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TypeVar
 
 from mcc.core.errors import MccError
@@ -22,10 +25,13 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _LOOK_S = 0.5
+# Gives the process that had an item more to do with what it made for that.
+Again = Callable[[Any], "Future[Any]"]
+
 # Items handed to each other process, so that it has some while this one works on an item of its own.
 _AHEAD = 3
-# Results that may wait for an earlier one, for each process.
-_WAITING = 4
+# Results that may wait for an earlier one, for each process: until the others have started, this one works on.
+_WAITING = 8
 # What a worker process applies to every item of one `map`, and the file that it was made from.
 _made: tuple[Path, Callable[[Any], Any]] | None = None
 
@@ -33,7 +39,7 @@ _made: tuple[Path, Callable[[Any], Any]] | None = None
 class Workers:
     """This process and others, to share work: `with Workers(2) as workers: ... workers.map(...)`.
 
-    The others start with the first work there is and stay for all that comes.
+    The others start with the first work there is, or before, and stay for all that comes.
 
     Args:
         count: processes, this one among them.
@@ -41,58 +47,77 @@ class Workers:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._pool: ProcessPoolExecutor | None = None
+        # A pool for each process: what one keeps can be asked of that one only.
+        self._pools: list[ProcessPoolExecutor] = []
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._numbers = itertools.count()
 
     def __enter__(self) -> Workers:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        for pool in self._pools:
+            pool.shutdown(wait=False, cancel_futures=True)
+        for pool in self._pools:
+            pool.shutdown(wait=True)
         if self._folder is not None:
             self._folder.cleanup()
+        if isinstance(error, BrokenProcessPool):
+            what = "a worker process died"
+            raise MccError(what, "was it killed, or out of memory? try fewer workers") from error
 
-    def map(self, make: Callable[[], Callable[[Item], Result]], items: Iterable[Item]) -> Iterator[Result]:
-        """`make()` applied to every item, the results in the items' order.
+    def start(self, module: str) -> None:
+        """Let the others start and import a module that they will need, while this process prepares their work."""
+        if self.count > 1:
+            for pool in self._started():
+                pool.submit(import_module, module)
+
+    def map(
+        self, make: Callable[[], Callable[[Item], Result]], items: Iterable[Item]
+    ) -> Iterator[tuple[Result, Again]]:
+        """`make()` applied to every item, the results in the items' order; with each a function that applies what
+        `make` made, in the same process, to one thing more, behind the items that wait there already.
 
         Args:
             make: called once in each process; must be picklable when there are others.
-            items: read no further ahead than four items a process, so that memory does not grow with the corpus.
+            items: read no further ahead than eight items a process, so that memory does not grow with the corpus.
 
         Raises:
-            MccError: a process died (killed, or out of memory).
+            BrokenProcessPool: a process died; leaving `with Workers(...)` makes an `MccError` of it.
         """
         if self.count == 1:
-            yield from map(make(), items)
+            here = partial(_here, make())
+            yield from ((here(item).result(), here) for item in items)
             return
-        others, pool, what = self.count - 1, self._started(), self._written(make)
-        window: deque[Future[Result]] = deque()
-        own: Callable[[Item], Result] | None = None
+        what = self._written(make)
+        others: list[Again] = [partial(_there, pool, what) for pool in self._started()]
+        this: Again | None = None
+        window: deque[tuple[Future[Result], Again]] = deque()
         try:
             for item in items:
-                if sum(not future.done() for future in window) < _AHEAD * others:
-                    window.append(pool.submit(_apply, what, item))
-                else:
-                    own = own or make()
-                    window.append(_here(own, item))
-                while window and (window[0].done() or len(window) > _WAITING * self.count):
-                    yield window.popleft().result()
-            while window:
-                yield window.popleft().result()
-        except BrokenProcessPool as error:
-            raise MccError("a worker process died", "was it killed, or out of memory? try fewer workers") from error
+                waiting = Counter(process for future, process in window if not future.done())
+                process = min(others, key=waiting.__getitem__)
+                if waiting[process] >= _AHEAD:
+                    process = this = this or partial(_here, make())
+                window.append((process(item), process))
+                while window and (window[0][0].done() or len(window) > _WAITING * self.count):
+                    future, process = window.popleft()
+                    yield future.result(), process
+            for future, process in window:
+                yield future.result(), process
         finally:
-            for future in window:
+            for future, _ in window:
                 future.cancel()
 
-    def _started(self) -> ProcessPoolExecutor:
-        if self._pool is None:
+    def _started(self) -> list[ProcessPoolExecutor]:
+        if not self._pools:
             # Started afresh, not forked: some libraries have threads of their own, which do not survive a fork.
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self.count - 1, context, initializer=_start, initargs=(os.getpid(),))
-        return self._pool
+            self._pools = [
+                ProcessPoolExecutor(1, context, initializer=_start, initargs=(os.getpid(),))
+                for _ in range(self.count - 1)
+            ]
+        return self._pools
 
     def _written(self, make: Callable[[], object]) -> Path:
         """`make` in a file: it may hold a vocabulary, too much to go with every item."""
@@ -106,7 +131,8 @@ class Workers:
 def ordered_map(make: Callable[[], Callable[[Item], Result]], items: Iterable[Item], count: int) -> Iterator[Result]:
     """`Workers.map` of `count` processes that are there for this alone."""
     with Workers(count) as workers:
-        yield from workers.map(make, items)
+        for result, _ in workers.map(make, items):
+            yield result
 
 
 def _here(function: Callable[[Item], Result], item: Item) -> Future[Result]:
@@ -117,6 +143,11 @@ def _here(function: Callable[[Item], Result], item: Item) -> Future[Result]:
     except Exception as error:
         future.set_exception(error)
     return future
+
+
+def _there(pool: ProcessPoolExecutor, what: Path, item: Any) -> Future[Any]:
+    """What is in the file `what`, applied to an item in the process of a pool."""
+    return pool.submit(_apply, what, item)
 
 
 def _start(parent: int) -> None:

@@ -155,10 +155,11 @@ class WireStage(PipelineStage):
         self._allocate(self.grad_recv_info.get(bwd_chunk_id, ()))
         return self._receive(super().get_bwd_recv_ops(bwd_chunk_id), "pp.backward", bwd_chunk_id)
 
-    def _setup_forward_recv_info(self, *args: Any, **kwargs: Any) -> None:
-        super()._setup_forward_recv_info(*args, **kwargs)
+    def _prepare_forward_infra(self, *args: Any, **kwargs: Any) -> Any:
+        found = super()._prepare_forward_infra(*args, **kwargs)
         for infos in self.args_recv_info.values():
             _release(infos)
+        return found
 
     def _create_grad_recv_info(self, *args: Any, **kwargs: Any) -> Any:
         infos = super()._create_grad_recv_info(*args, **kwargs)
@@ -169,6 +170,8 @@ class WireStage(PipelineStage):
         infos = self.args_recv_info[fwd_chunk_id]
         if not self.is_first:
             self._decode("pp.forward", fwd_chunk_id, infos)
+            for info in infos:
+                info.buffer.requires_grad_(self.has_backward)  # torch 2.11 does so where it makes its buffers
         found = super()._retrieve_recv_activations(fwd_chunk_id)
         _release(infos)
         for microbatch in self.acknowledges.get(fwd_chunk_id, ()):
@@ -189,7 +192,7 @@ class WireStage(PipelineStage):
     def _allocate(self, infos: Any) -> None:
         """Buffers for what is about to be received."""
         for info in infos:
-            if not info.is_root_arg and info.buffer is None:
+            if _buffer(info) is _RELEASED:
                 info.buffer = torch.empty(self._hidden.shape, dtype=self._hidden.dtype, device=self.device)
 
     def _arrived(self, site: str, microbatch: int) -> None:
@@ -256,7 +259,18 @@ def _example(spec: TensorSpec) -> Tensor:
     return torch.empty(spec.shape, dtype=spec.dtype, device="meta", requires_grad=True)
 
 
+# What stands for a buffer that was let go: torch 2.11 takes no None there.
+_RELEASED = torch.empty(0)
+
+
+def _buffer(info: Any) -> Tensor | None:
+    """Where a message is received; None for an input of the model, which in torch 2.11 has no such attribute."""
+    found: Tensor | None = getattr(info, "buffer", None)
+    return found
+
+
 def _release(infos: Any) -> None:
     """Let go of the buffers: what was received is in use now."""
     for info in infos:
-        info.buffer = None
+        if _buffer(info) is not None:
+            info.buffer = _RELEASED

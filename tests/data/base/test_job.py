@@ -21,8 +21,7 @@ import pytest
 from mcc.core.errors import MccError, UsageError
 from mcc.data.base.blocks import Block, RecordSource
 from mcc.data.base.job import Job, Map, Single, finish, require_few_errors, run, run_phase, step_report
-from mcc.data.base.part import Done, Part
-from mcc.data.base.passing import Passing
+from mcc.data.base.part import Part
 from mcc.data.base.publish import Output
 from mcc.data.base.records import ReadConfig
 from mcc.data.base.step import StepReport
@@ -118,7 +117,7 @@ def big(work: Work) -> Callable[[Block, Part], None]:
     return apply
 
 
-def test_much_from_a_process_goes_through_files(jsonl: Write, tmp_path: Path) -> None:
+def test_much_is_written_by_several_processes(jsonl: Write, tmp_path: Path) -> None:
     path = jsonl("in.jsonl", [f"some text {i} " for i in range(20)])
     made = job([path], tmp_path / "out.jsonl")
     (phase, count), written = made.phases, []
@@ -128,16 +127,6 @@ def test_much_from_a_process_goes_through_files(jsonl: Write, tmp_path: Path) ->
         written.append([(tmp_path / name).read_bytes() for name in ("out.jsonl", "rejects.jsonl")])
         assert not work_path(tmp_path / "out.jsonl").exists()
     assert written[0] == written[1] and len(written[0][0]) > 20 * 3000 * 10
-
-
-def test_little_goes_as_it_is(tmp_path: Path) -> None:
-    passing = Passing(tmp_path / "f")
-    passing.begin()
-    done = Done({"a": b"x" * 10, "b": b""}, {"n": 1}, ())
-    assert done.stored(passing) is done and not list((tmp_path / "f").iterdir())
-    much = Done({"a": b"x" * 70_000, "b": b"yz"}, {"n": 1}, ()).stored(passing)
-    assert much.sizes == (("a", 70_000), ("b", 2)) and much.file is not None and not much.streams
-    assert much.file.read_bytes() == b"x" * 70_000 + b"yz" and much.counts == {"n": 1}
 
 
 def test_shards_joined_are_the_whole(corpus: list[Path], tmp_path: Path) -> None:
