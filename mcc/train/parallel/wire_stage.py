@@ -155,6 +155,10 @@ class WireStage(PipelineStage):
         self._allocate(self.grad_recv_info.get(bwd_chunk_id, ()))
         return self._receive(super().get_bwd_recv_ops(bwd_chunk_id), "pp.backward", bwd_chunk_id)
 
+    def _get_init_p2p_neighbors_ops(self) -> list[dist.P2POp]:
+        # torch 2.11 begins with messages between neighbours, in V schedules to itself too, which gloo cannot send.
+        return [op for op in super()._get_init_p2p_neighbors_ops() if op.group_peer != self.group_rank]
+
     def _prepare_forward_infra(self, *args: Any, **kwargs: Any) -> Any:
         found = super()._prepare_forward_infra(*args, **kwargs)
         for infos in self.args_recv_info.values():
