@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from mcc.models.base.axes import Axes
 from mcc.models.base.blueprint import Blueprint
 from mcc.models.base.config import ModelConfig
-from mcc.models.base.extras import Extras
+from mcc.models.base.extras import Extras, Randomness
 from mcc.models.base.layers import ColumnParallel, RowParallel
 from mcc.models.base.rotary import Rotation, rotate
 
@@ -50,17 +50,16 @@ class Attention(nn.Module):
             q, k = rotate(turned, turn).split([self.shared, 1], 3)
             v = v.contiguous()  # else it would keep what was turned
         q, k, v = (x.reshape(B, T, -1, self.head_dim).transpose(1, 2) for x in (q, k, v))
-        parts = (q, k, v)
+        # Not all of `extras`: torch 2.11 compiles a checkpoint anew for other values of what it is given.
+        parts = (q, k, v, extras.padding, extras.random if self.dropout else None)
         if recompute:
             # Nothing to restore: dropout draws by place.
-            mixed = checkpoint(self._attend, *parts, extras, use_reentrant=False, preserve_rng_state=False)
+            mixed = checkpoint(self._attend, *parts, use_reentrant=False, preserve_rng_state=False)
         else:
-            mixed = self._attend(*parts, extras)
+            mixed = self._attend(*parts)
         return self.out(mixed.transpose(1, 2).reshape(B, T, -1))
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, extras: Extras) -> Any:
-        if not self.dropout or extras.random is None:
-            return self.axes.attend(q, k, v, self.causal, extras.padding)
-        return self.axes.attend_by_place(
-            q, k, v, self.causal, extras.padding, self.dropout, extras.random, self.weights
-        )  # fmt: skip
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, padding: Tensor | None, random: Randomness | None) -> Any:
+        if random is None:
+            return self.axes.attend(q, k, v, self.causal, padding)
+        return self.axes.attend_by_place(q, k, v, self.causal, padding, self.dropout, random, self.weights)
