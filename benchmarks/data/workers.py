@@ -25,7 +25,7 @@ from steps import arguments, source_of
 # Step -> how many times 100 MB, so that it takes more than ten seconds with one worker if it can.
 STEPS = {
     "wiki": 1,
-    "clean": 2,
+    "clean": 1,
     "dedup": 5,
     "tokenizer": 1,
     "decontaminate": 5,

@@ -86,9 +86,9 @@ def logits(loaded: LoadedModel, tokens_BT: Tensor) -> Tensor:
         MccError: there are more tokens than the model has positions, or an id is not in the vocabulary.
     """
     config = loaded.config
-    if tokens_BT.shape[1] > config.seq_length:
+    if tokens_BT.shape[1] > config.positions:
         raise MccError(
-            f"{tokens_BT.shape[1]} tokens for a model of {config.seq_length} positions", "cut them into windows"
+            f"{tokens_BT.shape[1]} tokens for a model of {config.positions} positions", "cut them into windows"
         )
     if tokens_BT.numel() and not 0 <= int(tokens_BT.min()) <= int(tokens_BT.max()) < config.vocab_size:
         raise MccError(f"a token id is not below the vocabulary's {config.vocab_size}", "use the model's own tokenizer")

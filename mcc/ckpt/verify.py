@@ -128,7 +128,7 @@ def verify(path: str | Path, against: str | Path | None = None, tolerance: float
 def fixed_tokens(*configs: ModelConfig) -> Tensor:
     """Token ids [B, T] that are the same on every machine, and that each of the models has room for."""
     generator = torch.Generator().manual_seed(_SEED)
-    length = min(TOKENS, *(config.seq_length for config in configs))
+    length = min(TOKENS, *(config.positions for config in configs))
     return torch.randint(0, min(config.vocab_size for config in configs), (BATCH, length), generator=generator)
 
 

@@ -55,7 +55,7 @@ class Scorer:
             raise MccError(f"batch_tokens = {batch_tokens} must be at least 1")
         assert model.first and model.last, "the scorer needs a whole model"
         self.model, self.batch_tokens = model.eval(), batch_tokens
-        self.max_length = model.config.seq_length
+        self.max_length = model.config.positions
         self.vocab_size = model.config.vocab_size
         self.device = next(model.parameters()).device
 

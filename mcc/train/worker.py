@@ -183,7 +183,8 @@ def only_run(config: TrainConfig) -> AbstractContextManager[None]:
     """
     if not config.run.save:
         return nullcontext()
-    return exclusive(Path(config.run.save), "another run", "wait until it has ended, or choose another --save")
+    hint = "wait until it has ended, or choose another --save"
+    return exclusive(Path(config.run.save), f"to {config.run.save}", "another run", hint)
 
 
 def join(ranks: Ranks, config: TrainConfig) -> torch.device:

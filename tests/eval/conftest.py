@@ -53,8 +53,15 @@ def tokenizer_file(tmp_path_factory: pytest.TempPathFactory, corpus: str) -> Pat
 
 @pytest.fixture(scope="session")
 def config() -> ModelConfig:
-    # The padded vocabulary is 512: twelve rows are no tokens.
-    return ModelConfig(num_layers=2, hidden_size=32, num_attention_heads=4, seq_length=48, vocab_size=500)
+    # The padded vocabulary is 512: twelve rows are no tokens. It was trained on samples shorter than its context.
+    return ModelConfig(
+        num_layers=2,
+        hidden_size=32,
+        num_attention_heads=4,
+        vocab_size=500,
+        seq_length=16,
+        max_position_embeddings=48,
+    )
 
 
 @pytest.fixture(scope="session")

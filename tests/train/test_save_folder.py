@@ -106,14 +106,14 @@ def test_a_folder_that_vanishes_ends_the_job_with_the_reason(tmp_path, data):
 
 def test_a_folder_takes_one_run_at_a_time(tmp_path, data):
     config = job_config(data, tmp_path / "run", 2)
-    with exclusive(tmp_path / "run", "another run", ""):
-        with pytest.raises(MccError, match="another run writes to"):
+    with exclusive(tmp_path / "run", "", "another run", ""):
+        with pytest.raises(MccError, match="another run is writing to"):
             run(config)
         assert not (tmp_path / "run" / "run.json").exists()
         ranks = dataclasses.replace(config, parallel=dataclasses.replace(config.parallel, dp=2))
         with job(ranks, 2, tmp_path) as late:  # begun between the launcher's look and its own
             assert late.end() == [1, 1]
-            assert "another run writes to" in late.causes()[0].what
+            assert "another run is writing to" in late.causes()[0].what
     (tmp_path / "alone").mkdir()
     with job(ranks, 2, tmp_path / "alone") as alone:
         assert alone.end() == [0, 0]

@@ -144,7 +144,7 @@ class HuggingFace(Format):
         size = write_tensors(folder, entries, shard_bytes=options.shard_bytes, reporter=reporter)
         values = family.to_hf_config(config)
         # Left out, transformers would take the ids of the original vocabulary.
-        values |= write_hf_tokenizer(source.meta.tokenizer, folder, config.seq_length)
+        values |= write_hf_tokenizer(source.meta.tokenizer, folder, config.positions)
         values["dtype"] = dtype_name(max((entry.dtype for entry in entries), key=lambda dtype: dtype.itemsize))
         (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         return len(entries), size

@@ -8,7 +8,6 @@ files, with the sizes of the files and the counts so far. What a killed run wrot
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import time
@@ -21,9 +20,10 @@ from typing import Any, Protocol
 import mcc
 from mcc.core.errors import MccError
 from mcc.core.files import remove, write_text
+from mcc.core.locks import LOCK, exclusive
 from mcc.data.base.part import totals
 
-_KEY, JOURNAL, _LOCK, _PUBLISHED = "key.json", "journal", "lock", "published"
+_KEY, JOURNAL, _PUBLISHED = "key.json", "journal", "published"
 
 
 class Placed(Protocol):
@@ -109,7 +109,7 @@ class Work:
     def clear(self) -> None:
         """Forget all that was done."""
         for found in self.folder.iterdir():
-            if found.name not in (_KEY, _LOCK):
+            if found.name not in (_KEY, LOCK):
                 remove(found)
 
     def size_of(self, output: Placed) -> int:
@@ -135,16 +135,7 @@ def opened(output: Path, key: Any, keep: bool = False) -> Iterator[Work]:
         MccError: another process writes the same output, the folder cannot be made, or the disk is full.
     """
     folder = work_path(output)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / _LOCK).open("w")
-    except OSError as error:
-        raise MccError(f"cannot write {output}: {error.strerror}", "choose another output path") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise MccError(f"another process is writing {output}", "wait for it, or choose another path") from None
+    with exclusive(folder, output, "another process", "wait for it, or choose another path"):
         prepare(folder, key)
         try:
             yield Work(folder)
@@ -170,7 +161,7 @@ def prepare(folder: Path, key: Any) -> None:
     if path.exists() and path.read_text(encoding="utf-8") == wanted:
         return
     for found in folder.iterdir():
-        if found.name != _LOCK:
+        if found.name != LOCK:
             remove(found)
     write_text(path, wanted)
 
