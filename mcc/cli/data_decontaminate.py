@@ -98,6 +98,8 @@ def _tasks(names: list[str], paths: list[Path], keys: list[str]) -> list[dict[st
         raise UsageError(
             f"{len(names)} --task but {len(paths)} --task-file", "give one file for each task, in the same order"
         )
+    if keys and not names:
+        raise UsageError("--task-key without --task", "a saved dictionary needs none")
     if len(keys) > 1 and len(keys) != len(names):
         raise UsageError(f"{len(names)} --task but {len(keys)} --task-key", "give one key for all, or one for each")
     left = iter(paths)

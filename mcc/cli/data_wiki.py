@@ -92,6 +92,8 @@ def get(
     if not names:
         raise UsageError("no name given", "mcc data get --list shows what there is")
     wanted = expand(names)
+    if "wiki" not in wanted and (lang, date) != ("en", "latest"):
+        raise UsageError("--lang and --date are of wiki", "leave them out")
     folders = {name: (folder / name if len(wanted) > 1 else folder) if folder else Path(name) for name in wanted}
     if dry_run:
         _show_plan({name: (find(name, lang, date), folders[name]) for name in wanted}, as_json)

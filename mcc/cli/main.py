@@ -161,7 +161,8 @@ def _usage(error: Any) -> MccError:
     if kind == "NoArgsIsHelpError":  # the message is the help; where rich draws it, it is drawn already and empty here
         print(message, end="\n" if message else "")
         return UsageError("")
-    hint = f"see {context.command_path if context else 'mcc'} --help"
+    path = context.command_path.split() if context else ["mcc"]  # a hidden command leaves a blank
+    hint = f"see {' '.join(path)} --help"
     if context is None:
         return UsageError(_as_clause(message), hint)
     if kind == "NoSuchOption":

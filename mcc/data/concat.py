@@ -52,13 +52,20 @@ class ConcatConfig:
         return {old: new for old, _, new in (pair.partition("=") for pair in self.keys)}
 
 
+@dataclass(frozen=True, kw_only=True)
+class ConcatReport(StepReport):
+    """`renamed` is the number of documents that had each key which is renamed."""
+
+    renamed: dict[str, int]
+
+
 def concat(
     inputs: Sequence[str | Path],
     output: Path,
     config: ConcatConfig | None = None,
     reporter: Reporter = SILENT,
     rejects: Path | None = None,
-) -> StepReport:
+) -> ConcatReport:
     """Write the documents of all inputs to one file.
 
     Args:
@@ -68,12 +75,16 @@ def concat(
         MccError: bad input.
     """
     config = config or ConcatConfig()
-    return run(concat_job(inputs, output, config, rejects), config.workers, reporter)
+    report = run(concat_job(inputs, output, config, rejects), config.workers, reporter)
+    for old, documents in report.renamed.items():
+        if not documents:
+            reporter.warn(f"concat: no document has the key {old!r}, which was to be renamed")
+    return report
 
 
 def concat_job(
     inputs: Sequence[str | Path], output: Path, config: ConcatConfig | None = None, rejects: Path | None = None
-) -> Job[StepReport]:
+) -> Job[ConcatReport]:
     """The step as a job."""
     config = config or ConcatConfig()
     before = {new: old for old, new in config.renamed().items()}
@@ -85,8 +96,9 @@ def concat_job(
         Output(records_path(output), phase="concat", stream="out"),
     )
 
-    def report(counts: Counter[str], work: Work) -> StepReport:
-        return step_report(StepReport, "concat", counts, work, outputs, config.read.max_errors)
+    def report(counts: Counter[str], work: Work) -> ConcatReport:
+        renamed = {old: counts[f"renamed:{old}"] for old in config.renamed()}
+        return step_report(ConcatReport, "concat", counts, work, outputs, config.read.max_errors, renamed=renamed)
 
     return Job(
         name="concat",
@@ -117,6 +129,7 @@ def _copy(read: ReadConfig, renamed: dict[str, str], _: Work) -> Apply:
             if clash:
                 out.bad_line(where, f"key {clash[0]!r} is there already", line, read)
             else:
+                out.counts.update(f"renamed:{old}" for old in renamed if old in record)
                 out.keep(_rename(record, renamed), len(record[key]))
 
     return apply

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -40,6 +40,9 @@ from mcc.data.near_duplicates.phases import (
     write_phase,
 )
 from mcc.data.near_duplicates.sketch import engine_class
+
+# What decides which documents are alike, and how they are found; equal texts need none of it.
+_OF_THE_SEARCH = ("threshold", "shingle_chars", "num_perm", "bands", "rows", "engine")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +89,10 @@ class DedupConfig:
             raise unknown("normalization", self.normalize, NORMALIZATIONS)
         if self.normalize != "none" and not self.exact:
             raise UsageError(f"normalize = {self.normalize} has no effect without exact", "--exact")
+        for one in fields(self):
+            if self.exact and one.name in _OF_THE_SEARCH and getattr(self, one.name) != one.default:
+                what = f"{one.name} = {getattr(self, one.name)} has no effect with exact"
+                raise UsageError(what, "leave it out: texts are equal or not")
         engine_class(self.engine)
 
     def layout(self) -> Bands:

@@ -60,6 +60,9 @@ class IndexConfig:
         if self.eval_iters < 0:
             raise UsageError(f"eval_iters = {self.eval_iters} must not be negative")
         BatchSizes(self.global_batch_size, self.rampup_batch_size)
+        for name in ("all_documents", "valid_data_path"):
+            if getattr(self, name) and self.split != type(self).split:
+                raise UsageError(f"{name} and a split exclude each other", "leave one of them out")
         if self.kind == "bert" and self.epochs is not None:
             raise UsageError("--epochs counts samples of tokens end to end", "--train-iters N --global-batch-size B")
 

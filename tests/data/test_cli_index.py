@@ -59,6 +59,8 @@ def test_sentences(prefix: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["--bert-pairs", "none"], "options for sentences without --bert"),
         (["--bert", "--epochs", "1"], "how many samples"),
+        (["--all-documents", "--split", "8,1,1"], "all_documents and a split exclude each other"),
+        (["--valid-data-path", "held", "--split", "8,1,1"], "valid_data_path and a split exclude each other"),
         (["--short-seq-prob", "2", "--bert"], "short_seq_prob = 2.0 must be between 0 and 1"),
     ],
 )

@@ -11,6 +11,7 @@ import zstandard
 from pyarrow import parquet
 
 from mcc.core.errors import MccError, UsageError
+from mcc.core.events import Silent
 from mcc.data.base.records import ReadConfig
 from mcc.data.concat import ConcatConfig, concat
 from tests.data.conftest import Write, read
@@ -39,6 +40,23 @@ def test_renames(jsonl: Write, tmp_path: Path) -> None:
     assert read(tmp_path / "out.jsonl") == [{"text": "x", "url": 1, "more": 2}]
     assert report.bad_lines == 1
     assert "'url' is there already" in read(tmp_path / "out.rejects.jsonl")[0]["reason"]
+    assert report.renamed == {"content": 1, "id": 1}
+
+
+class Warned(Silent):
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+def test_a_rename_without_effect_is_told(tmp_path: Path, jsonl: Write) -> None:
+    warned = Warned()
+    path = jsonl("a.jsonl", [{"text": "x", "id": 1}])
+    report = concat([path], tmp_path / "out.jsonl", ConcatConfig(keys=("id=name", "idd=n")), warned)
+    assert report.renamed == {"id": 1, "idd": 0}
+    assert warned.warnings == ["concat: no document has the key 'idd', which was to be renamed"]
 
 
 def test_every_line_is_checked(jsonl: Write, tmp_path: Path) -> None:

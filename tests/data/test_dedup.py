@@ -121,6 +121,9 @@ def test_wrong_settings(jsonl: Write, tmp_path: Path) -> None:
         {"engine": "slow"},
         {"normalize": "upper", "exact": True},
         {"normalize": "letters"},
+        {"exact": True, "threshold": 0.5},
+        {"exact": True, "bands": 4, "rows": 4},
+        {"exact": True, "engine": "datasketch"},
         {"workers": 0},
     ):
         with pytest.raises(UsageError):
@@ -273,7 +276,7 @@ def test_fingerprints_that_do_not_fit_are_refused(
     refused("p.prints: made with bands = ", bands=9, rows=9)
     refused("p.prints: made with shingle_chars = 5, not 6", shingle_chars=6)
     refused("p.prints: made with engine = fast, not datasketch", engine="datasketch")
-    refused("p.prints: made with exact = False, not True", exact=True)
+    refused("p.prints: made with exact = False, not True", exact=True, threshold=0.8)
     with monkeypatch.context() as patch:
         patch.setattr("mcc.data.near_duplicates.sketch.SKETCH_VERSION", 2)
         refused("p.prints: made with library = mcc sketch 1, not mcc sketch 2")

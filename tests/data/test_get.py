@@ -309,6 +309,20 @@ def test_the_catalogue() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["wiki", "--lang", "../de"], "no Wikipedia has the language '../de'"),
+        (["wiki", "--date", "yesterday"], "'yesterday' is no date of a dump"),
+        (["gpt2-vocab", "--lang", "de"], "--lang and --date are of wiki"),
+        (["gpt2-vocab", "--date", "20260901"], "--lang and --date are of wiki"),
+    ],
+)
+def test_languages_and_dates(words: list[str], what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "get", *words, "--dry-run"]) == 2
+    assert what in capsys.readouterr().err
+
+
 def test_files_brought_by_hand(shared_data: Path, tmp_path: Path) -> None:
     """Known files, copied to where they belong, are what the catalogue says."""
     for name, here in (

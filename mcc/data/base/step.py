@@ -94,6 +94,8 @@ def side_path(output: Path, name: str) -> Path:
     'a/clean.rejects.jsonl'
     """
     stem = output.name
+    if not stem:
+        raise UsageError(f"output {output} is a folder", "give the path of a file")
     for suffix in (*COMPRESSIONS, *JSONL):
         stem = stem.removesuffix(suffix)
     return output.with_name(f"{stem}.{name}.jsonl")

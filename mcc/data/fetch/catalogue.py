@@ -6,10 +6,11 @@ vocabularies' and LAMBADA's were computed from the files). What has none says so
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from mcc.core.errors import unknown
+from mcc.core.errors import UsageError, unknown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,6 +334,10 @@ def find(name: str, lang: str = "en", date: str = "latest") -> Entry:
 
 def _wiki(entry: Entry, lang: str, date: str) -> Entry:
     """The publisher lists the checksums of dated names; `latest` is one of them."""
+    if not re.fullmatch(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*", lang):
+        raise UsageError(f"no Wikipedia has the language {lang!r}", "its name in the address, as in --lang zh-min-nan")
+    if not re.fullmatch(r"latest|\d{8}", date):
+        raise UsageError(f"{date!r} is no date of a dump", "latest, or eight digits: --date 20260901")
     wiki = f"{lang.replace('-', '_')}wiki"
     base = f"https://dumps.wikimedia.org/{wiki}/{date}/{wiki}-{date}-"
     listed = "pages-articles.xml.bz2"

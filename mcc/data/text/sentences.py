@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,8 @@ _LANGUAGES = {
     "swedish": "sv",
     "turkish": "tr",
 }
+# sentencex takes the code of any language too, and falls back on a language near it.
+_CODE = re.compile(r"[a-z]{2,3}(-[a-z0-9]+)*")
 _FILES = ("collocations.tab", "sent_starters.txt", "abbrev_types.txt", "ortho_context.tab")
 
 # From a text to its sentences.
@@ -49,7 +52,7 @@ class SentenceConfig:
     """How texts are cut into sentences.
 
     Raises:
-        UsageError: the splitter is unknown.
+        UsageError: the splitter or the language is unknown, or Punkt's parameters are given to another splitter.
     """
 
     splitter: str = option("punkt", "punkt (as Megatron-LM) or sentencex (needs no download)")
@@ -60,6 +63,11 @@ class SentenceConfig:
     def __post_init__(self) -> None:
         if self.splitter not in SPLITTERS:
             raise unknown("sentence splitter", self.splitter, SPLITTERS)
+        if self.splitter == "sentencex":
+            if self.punkt is not None:
+                raise UsageError("Punkt's parameters have no effect on sentencex", "leave out --punkt, or use punkt")
+            if self.lang not in _LANGUAGES and not _CODE.fullmatch(self.lang):
+                raise unknown("language", self.lang, _LANGUAGES)
 
     def load(self) -> Split:
         """The splitter.

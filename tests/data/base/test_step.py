@@ -83,6 +83,8 @@ def test_output_over_input_is_refused(jsonl: Write) -> None:
         shuffle([path], path)
     with pytest.raises(UsageError, match="cannot be two outputs"):
         clean([path], path.with_name("out.jsonl"), rejects=path.with_name("out.jsonl"))
+    with pytest.raises(UsageError, match=r"output \. is a folder"):
+        shuffle([path], Path())
     assert read(path) == [{"text": "x"}]
 
 

@@ -87,3 +87,8 @@ def test_sentencex() -> None:
     assert "".join(kept) == TEXT and all(piece.strip() for piece in kept)
     german = SentenceConfig(splitter="sentencex", lang="german").load()
     assert german("Das gilt z. B. für Dr. Schmidt. Ja.") == ["Das gilt z. B. für Dr. Schmidt.", "Ja."]
+    assert SentenceConfig(splitter="sentencex", lang="zh-hans").load()("很好。再见。") == ["很好。", "再见。"]
+    with pytest.raises(UsageError, match="unknown language 'germn'; did you mean 'german'"):
+        SentenceConfig(splitter="sentencex", lang="germn")
+    with pytest.raises(UsageError, match="no effect on sentencex"):
+        SentenceConfig(splitter="sentencex", punkt="folder")
