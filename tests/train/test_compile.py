@@ -59,7 +59,7 @@ LAYOUTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 # Graphs of a rank: the trial's, and for training and for evaluation those that its layers share: one, and more where a
-# layer ends them. The layers that tensor-parallel ranks cut are in ten pieces (twelve in torch 2.11).
+# layer ends them. The layers that tensor-parallel ranks cut are in ten pieces (twelve before torch 2.13).
 GRAPHS = {"tp2-sequence-coded": 24, "cp2-selective": 8, "dropout-selective": 6, "dropout-full": 6}
 
 
