@@ -15,6 +15,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -29,7 +30,7 @@ _LOOK_S = 0.5
 Again = Callable[[Any], "Future[Any]"]
 
 # Items handed to each other process, so that it has some while this one works on an item of its own.
-_AHEAD = 3
+_AHEAD = 2
 # Results that may wait for an earlier one, for each process: until the others have started, this one works on.
 _WAITING = 8
 # What a worker process applies to every item of one `map`, and the file that it was made from.
@@ -80,7 +81,8 @@ class Workers:
 
         Args:
             make: called once in each process; must be picklable when there are others.
-            items: read no further ahead than eight items a process, so that memory does not grow with the corpus.
+            items: read some eight items a process ahead and no further, so that memory does not grow
+                with the corpus.
 
         Raises:
             BrokenProcessPool: a process died; leaving `with Workers(...)` makes an `MccError` of it.
@@ -93,18 +95,25 @@ class Workers:
         others: list[Again] = [partial(_there, pool, what) for pool in self._started()]
         this: Again | None = None
         window: deque[tuple[Future[Result], Again]] = deque()
+        source = iter(items)
+        ahead = deque(islice(source, _AHEAD + 1))
         try:
-            for item in items:
+            while ahead or window:
+                # The last ones are done by whoever is free, so that all end together.
+                enough = _AHEAD if len(ahead) > _AHEAD else 1
                 waiting = Counter(process for future, process in window if not future.done())
                 process = min(others, key=waiting.__getitem__)
-                if waiting[process] >= _AHEAD:
-                    process = this = this or partial(_here, make())
-                window.append((process(item), process))
-                while window and (window[0][0].done() or len(window) > _WAITING * self.count):
+                # The others get work first, then results are used, then this process works too.
+                idle = bool(ahead) and waiting[process] < enough
+                if window and not idle and (window[0][0].done() or not ahead or len(window) > _WAITING * self.count):
                     future, process = window.popleft()
                     yield future.result(), process
-            for future, process in window:
-                yield future.result(), process
+                    continue
+                if not idle:
+                    process = this = this or partial(_here, make())
+                item = ahead.popleft()
+                ahead.extend(islice(source, 1))
+                window.append((process(item), process))
         finally:
             for future, _ in window:
                 future.cancel()

@@ -45,7 +45,7 @@ def test_reads_no_further_than_a_few_items_a_worker() -> None:
 
     results = ordered_map(make, items(), 2)
     next(results)
-    assert taken <= 17
+    assert taken <= 2 * 8 + 6  # results that wait, and what is given out or looked at before one is waited for
     results.close()  # type: ignore[attr-defined]
 
 
