@@ -22,6 +22,7 @@ from mcc.core.errors import MccError
 from mcc.core.files import remove, write_text
 from mcc.core.locks import LOCK, exclusive
 from mcc.data.base.part import totals
+from mcc.data.base.workers import WorkerDied
 
 _KEY, JOURNAL, _PUBLISHED = "key.json", "journal", "published"
 
@@ -128,7 +129,7 @@ class Work:
 def opened(output: Path, key: Any, keep: bool = False) -> Iterator[Work]:
     """The folder of the job that writes `output`; what an earlier run of the same job left in it is kept.
 
-    It is deleted when the block ends well or with an error, and stays when the process is interrupted or killed.
+    It is deleted when the block ends well or with an error, and stays when the process or a worker is killed.
     With `keep` it stays on an error too: of many shards one may have failed.
 
     Raises:
@@ -140,7 +141,7 @@ def opened(output: Path, key: Any, keep: bool = False) -> Iterator[Work]:
         try:
             yield Work(folder)
         except Exception as error:
-            if not keep:
+            if not keep and not isinstance(error, WorkerDied):
                 remove(folder)
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 what = f"cannot write {output}: {os.strerror(error.errno).lower()}"

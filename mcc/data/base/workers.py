@@ -6,6 +6,7 @@ import itertools
 import multiprocessing
 import os
 import pickle
+import signal
 import tempfile
 import threading
 import time
@@ -37,6 +38,10 @@ _WAITING = 8
 _made: tuple[Path, Callable[[Any], Any]] | None = None
 
 
+class WorkerDied(MccError):
+    """A process was killed; what it had done before may be used."""
+
+
 class Workers:
     """This process and others, to share work: `with Workers(2) as workers: ... workers.map(...)`.
 
@@ -64,8 +69,8 @@ class Workers:
         if self._folder is not None:
             self._folder.cleanup()
         if isinstance(error, BrokenProcessPool):
-            what = "a worker process died"
-            raise MccError(what, "was it killed, or out of memory? try fewer workers") from error
+            hint = "was it killed, or out of memory? the same command goes on, perhaps with fewer workers"
+            raise WorkerDied("a worker process died", hint) from error
 
     def start(self, module: str) -> None:
         """Let the others start and import a module that they will need, while this process prepares their work."""
@@ -81,11 +86,10 @@ class Workers:
 
         Args:
             make: called once in each process; must be picklable when there are others.
-            items: read some eight items a process ahead and no further, so that memory does not grow
-                with the corpus.
+            items: read some eight items a process ahead and no further, so that memory does not grow with the corpus.
 
         Raises:
-            BrokenProcessPool: a process died; leaving `with Workers(...)` makes an `MccError` of it.
+            BrokenProcessPool: a process died; leaving `with Workers(...)` makes a `WorkerDied` of it.
         """
         if self.count == 1:
             here = partial(_here, make())
@@ -95,7 +99,8 @@ class Workers:
         others: list[Again] = [partial(_there, pool, what) for pool in self._started()]
         this: Again | None = None
         window: deque[tuple[Future[Result], Again]] = deque()
-        source = iter(items)
+        problem: list[Exception] = []
+        source = _until(items, problem)
         ahead = deque(islice(source, _AHEAD + 1))
         try:
             while ahead or window:
@@ -114,6 +119,8 @@ class Workers:
                 item = ahead.popleft()
                 ahead.extend(islice(source, 1))
                 window.append((process(item), process))
+            if problem:
+                raise problem[0]
         finally:
             for future, _ in window:
                 future.cancel()
@@ -144,6 +151,14 @@ def ordered_map(make: Callable[[], Callable[[Item], Result]], items: Iterable[It
             yield result
 
 
+def _until(items: Iterable[Item], problem: list[Exception]) -> Iterator[Item]:
+    """The items up to one that cannot be read, whose error waits for its turn in `problem`."""
+    try:
+        yield from items
+    except Exception as error:
+        problem.append(error)
+
+
 def _here(function: Callable[[Item], Result], item: Item) -> Future[Result]:
     """`function(item)` in this process. An error waits for its turn: the first bad item of all is the one told of."""
     future: Future[Result] = Future()
@@ -160,6 +175,7 @@ def _there(pool: ProcessPoolExecutor, what: Path, item: Any) -> Future[Any]:
 
 
 def _start(parent: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one process, one core
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,12 @@ import pytest
 
 from mcc.core.errors import MccError
 from mcc.data.base.blocks import Block
-from mcc.data.base.job import run
+from mcc.data.base.job import Map, run
 from mcc.data.base.part import Part
+from mcc.data.base.records import ReadConfig
 from mcc.data.base.shard_files import BlockWorker, Place, ShardFiles
 from mcc.data.base.work import Work, work_path
-from mcc.data.base.workers import Workers
+from mcc.data.base.workers import WorkerDied, Workers
 from tests.data.base.test_job import corpus, job
 
 __all__ = ["corpus"]
@@ -134,3 +137,36 @@ def test_killed_with_two_workers(corpus: list[Path], tmp_path: Path) -> None:
     assert report.documents_in == 100 and report.rejected == {"odd": 50}
     for name in ("out.jsonl.gz", "rejects.jsonl"):
         assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def mortal(stop: Path, work: Work) -> Callable[[Block, Part], None]:
+    """Copies; another process than the test's dies at its sixth block while there is a file `stop`."""
+    seen = 0
+
+    def apply(block: Block, out: Part) -> None:
+        nonlocal seen
+        seen += 1
+        if multiprocessing.parent_process() is None:
+            time.sleep(0.01)
+        elif seen == 6 and stop.exists():
+            stop.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        for _, record in block.records(ReadConfig(), out):
+            out.keep(record, 0)
+
+    return apply
+
+
+def test_what_was_done_stays_when_a_worker_dies(corpus: list[Path], tmp_path: Path) -> None:
+    stop, output = tmp_path / "stop", tmp_path / "made" / "out.jsonl"
+    made = job(corpus, output)
+    assert isinstance(made.phases[0], Map)
+    made = replace(made, phases=(replace(made.phases[0], make=partial(mortal, stop)), made.phases[1]))
+    stop.touch()
+    with pytest.raises(WorkerDied):
+        run(made, workers=2)
+    journal = work_path(output) / "upper" / "00000" / "journal"
+    assert journal.read_bytes().count(b"\n") >= 1 and not output.exists()
+    report = run(made, workers=2)
+    assert report.documents_in == 100 and not work_path(output).exists()
+    assert output.read_bytes() == b"".join(path.read_bytes() for path in corpus)

@@ -79,3 +79,16 @@ def test_the_first_bad_item_is_told_of_whoever_met_a_later_one_before(tmp_path: 
     with pytest.raises(MccError) as caught:
         list(ordered_map(partial(make_bad, first), range(10_000), 2))
     assert caught.value.what == f"bad item {first.read_text()}"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_bad_item_is_told_of_before_those_behind_it_that_cannot_be_read(workers: int) -> None:
+    def items(count: int) -> Iterator[int]:
+        yield from [1] * count
+        yield -2
+        yield 1
+        raise MccError("cut off")
+
+    for count in (0, 1, 20):
+        with pytest.raises(MccError, match="bad item"):
+            list(ordered_map(make, items(count), workers))
