@@ -201,6 +201,7 @@ def test_a_run_is_recorded_and_not_overwritten(tmp_path, data):
     first = mcc("train", *args)
     assert first.returncode == 0, first.stderr
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
+        ".lock",
         "iter_0000003",
         "latest",
         "metrics.jsonl",
