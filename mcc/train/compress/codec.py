@@ -41,10 +41,20 @@ class Context:
     Args:
         step: optimizer steps taken before this one.
         microbatch: index of the micro-batch within the step.
+        epoch: passes over the data that were completed before this step.
+        samples: ids of the micro-batch's samples, the same whenever a sample comes again; None where they have none.
+        training: False in evaluation, when no codec may change its state and none may rely on what it remembers of
+            the tensor before.
     """
 
     step: int = 0
     microbatch: int = 0
+    epoch: int = 0
+    samples: tuple[int, ...] | None = None
+    training: bool = True
+
+
+STEADY = Context()  # for sizes that do not depend on when
 
 
 Payload = tuple[Tensor, ...]
@@ -87,8 +97,11 @@ class Codec(ABC):
         return None
 
     @abstractmethod
-    def payload(self) -> tuple[TensorSpec, ...]:
-        """The tensors that `encode` gives: what is sent, all of it, scales and indices included."""
+    def payload(self, context: Context = STEADY) -> tuple[TensorSpec, ...]:
+        """The tensors that `encode` gives: what is sent, all of it, scales and indices included.
+
+        Both ends must find the same from what they know before they meet: `context` and their own state.
+        """
 
     @abstractmethod
     def encode(self, x: Tensor, context: Context) -> Payload:
@@ -119,8 +132,13 @@ class Codec(ABC):
 
     @property
     def payload_bytes(self) -> int:
-        """Bytes of one payload on the wire."""
-        return sum(part.nbytes for part in self.payload())
+        """Bytes of one payload on the wire, where they do not depend on when."""
+        return nbytes(self.payload())
+
+
+def nbytes(specs: Sequence[TensorSpec]) -> int:
+    """Bytes of a payload of such tensors."""
+    return sum(spec.nbytes for spec in specs)
 
 
 def pack(payload: Payload) -> Tensor:

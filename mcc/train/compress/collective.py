@@ -135,7 +135,7 @@ class CompressedGather:
             message = pack(self.total.encode(mine, context))
         messages = self.group.gather(message)
         with self.group.span("decode"):
-            return [self.total.decode(unpack(m, self.total.payload()), context) for m in messages]
+            return [self.total.decode(unpack(m, self.total.payload(context)), context) for m in messages]
 
     def codecs(self) -> dict[str, Codec]:
         """The codecs in use, by name, for their state."""
@@ -194,7 +194,7 @@ class CompressedSum:
 
 
 def _sum(codec: Codec, messages: Sequence[Tensor], context: Context) -> Tensor:
-    specs = codec.payload()
+    specs = codec.payload(context)
     first = codec.decode(unpack(messages[0], specs), context)
     total = first.to(torch.promote_types(first.dtype, torch.float32), copy=True)  # as uncompressed terms are added
     for message in messages[1:]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mcc.train.compress.codec import Codec, Context, Payload, TensorSpec
+from mcc.train.compress.codec import STEADY, Codec, Context, Payload, TensorSpec
 
 if TYPE_CHECKING:
     from mcc.train.compress.collective import Collective
@@ -34,8 +34,8 @@ class Feedback(Codec):
         self.inner = inner
         self.error = torch.zeros(inner.spec.shape)
 
-    def payload(self) -> tuple[TensorSpec, ...]:
-        return self.inner.payload()
+    def payload(self, context: Context = STEADY) -> tuple[TensorSpec, ...]:
+        return self.inner.payload(context)
 
     def encode(self, x: Tensor, context: Context) -> Payload:
         wanted = x.float() + self.error.to(x.device)

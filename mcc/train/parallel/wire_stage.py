@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage
 
 from mcc.train.compress import host
-from mcc.train.compress.codec import Codec, TensorSpec, pack, unpack
+from mcc.train.compress.codec import Codec, TensorSpec, nbytes, pack, unpack
 from mcc.train.compress.spec import CodecSpec
 from mcc.train.parallel.mesh import Mesh
 from mcc.train.parallel.stages import Stages
@@ -208,14 +208,15 @@ class WireStage(PipelineStage):
         return self.ends.get((site, end)) if self.clock.active(self.specs[site]) else None
 
     def _send(self, ops: list[dist.P2POp], site: str, microbatch: int) -> list[dist.P2POp]:
-        codec = self._codec(site, "send")
+        codec, context = self._codec(site, "send"), self.clock.context(microbatch)
         for op in ops:
             # gloo takes a short message into a longer buffer without a word, so sizes are checked here.
             assert codec is None or op.tensor.shape == codec.spec.shape, f"{site}: {op.tensor.shape}"
             if codec is not None:
                 with torch.no_grad(), self.wire.recorder.span("encode", microbatch, site):
-                    op.tensor = pack(codec.encode(op.tensor.detach(), self.clock.context(microbatch)))
-                assert op.tensor.numel() == codec.payload_bytes, f"{site}: {op.tensor.numel()} bytes"
+                    size = nbytes(codec.payload(context))
+                    op.tensor = pack(codec.encode(op.tensor.detach(), context))
+                assert op.tensor.numel() == size, f"{site}: {op.tensor.numel()} bytes"
             op.tensor = host.carried(op.tensor.detach(), op.group)
             self.wire.add(site, op.tensor.nbytes)
             # NCCL joins the works of a batch, and gives its own.
@@ -235,11 +236,11 @@ class WireStage(PipelineStage):
         return send
 
     def _receive(self, ops: list[dist.P2POp], site: str, microbatch: int) -> list[dist.P2POp]:
-        codec = self._codec(site, "receive")
+        codec, context = self._codec(site, "receive"), self.clock.context(microbatch)
         for op in ops:
             wanted = op.tensor
             if codec is not None:
-                wanted = wanted.new_empty(codec.payload_bytes, dtype=torch.uint8)
+                wanted = wanted.new_empty(nbytes(codec.payload(context)), dtype=torch.uint8)
             received = host.landing(wanted, op.group)
             if received is op.tensor:
                 continue  # straight into torch's buffer
@@ -255,7 +256,8 @@ class WireStage(PipelineStage):
         with torch.no_grad(), self.wire.recorder.span("decode", microbatch, site):
             message = message.to(info.buffer.device)
             if codec is not None:
-                message = codec.decode(unpack(message, codec.payload()), self.clock.context(microbatch))
+                context = self.clock.context(microbatch)
+                message = codec.decode(unpack(message, codec.payload(context)), context)
             info.buffer.copy_(message)
 
 

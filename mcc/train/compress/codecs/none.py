@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mcc.train.compress.codec import Codec, Context, Payload, TensorSpec
+from mcc.train.compress.codec import STEADY, Codec, Context, Payload, TensorSpec
 
 
 class Identity(Codec):
@@ -13,7 +13,7 @@ class Identity(Codec):
     source = "identity"
     exact = True
 
-    def payload(self) -> tuple[TensorSpec, ...]:
+    def payload(self, context: Context = STEADY) -> tuple[TensorSpec, ...]:
         return (self.spec,)
 
     def encode(self, x: Tensor, context: Context) -> Payload:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mcc.core.config import option
 from mcc.core.errors import UsageError
-from mcc.train.compress.codec import Codec, Context, Payload, TensorSpec
+from mcc.train.compress.codec import STEADY, Codec, Context, Payload, TensorSpec
 from mcc.train.compress.codecs.none import Identity
 from mcc.train.compress.codecs.quantize import Quantize, QuantizeOptions
 
@@ -67,8 +67,8 @@ class PowerSGD(Codec):
             return f"factors of {options.bits} bits cannot be added over ranks, as {site} does: bits=16 or 32"
         return None
 
-    def payload(self) -> tuple[TensorSpec, ...]:
-        return tuple(spec for factor in self.factors for spec in factor.payload())
+    def payload(self, context: Context = STEADY) -> tuple[TensorSpec, ...]:
+        return tuple(spec for factor in self.factors for spec in factor.payload(context))
 
     def encode(self, x: Tensor, context: Context) -> Payload:
         matrix = x.reshape(self.n, self.m).float()

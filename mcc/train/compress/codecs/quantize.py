@@ -18,7 +18,7 @@ from torch import Tensor
 from mcc.core.config import option
 from mcc.core.errors import UsageError
 from mcc.train.compress.bits import pack_bits, packed_bytes, unpack_bits
-from mcc.train.compress.codec import Codec, Context, Payload, TensorSpec, as_matrix
+from mcc.train.compress.codec import STEADY, Codec, Context, Payload, TensorSpec, as_matrix
 
 # The scale travels as bfloat16: a gradient's range without float16's underflow. Raised by this before rounding, it is
 # never below max|x|, so nothing is clipped.
@@ -54,7 +54,7 @@ class Quantize(Codec):
         groups = {"token": rows, "channel": width, "tensor": 1, "block": -(-self.count // options.block)}
         self.groups = groups[options.scale]
 
-    def payload(self) -> tuple[TensorSpec, ...]:
+    def payload(self, context: Context = STEADY) -> tuple[TensorSpec, ...]:
         packed = packed_bytes(self.count, self.options.bits)
         return (TensorSpec((self.groups,), torch.bfloat16), TensorSpec((packed,), torch.uint8))
 
