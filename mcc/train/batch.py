@@ -7,6 +7,7 @@
     padding      bool[N, T]     True where there is a token
     labels       [S]            what is to be said of a sample: int64 for a class, float32 for a number
     label_weights float32[S]    how much each sample counts (0: it only fills up the batch)
+    ids          int64[S]       which of its data a sample is, where the same come again in every epoch
 
 N rows, T tokens, S samples; a sample has N / S rows (several choices), which follow one another. The first three of
 the token tensors are there for language models, the labels for tasks; both for BERT's pairs.
@@ -38,6 +39,18 @@ def split(batch: Batch, count: int) -> list[Batch]:
     parts = {name: tensor.chunk(count) for name, tensor in batch.items()}
     assert all(len(chunks) == count for chunks in parts.values()), f"{count} micro-batches"
     return [{name: chunks[i] for name, chunks in parts.items()} for i in range(count)]
+
+
+def ids_of(batch: Batch, count: int) -> list[tuple[int, ...]] | None:
+    """The ids of the samples of each of `count` micro-batches, or None where samples have none.
+
+    >>> import torch
+    >>> ids_of({"ids": torch.tensor([7, 3, 5, 1])}, 2)
+    [(7, 3), (5, 1)]
+    """
+    if "ids" not in batch:
+        return None
+    return [tuple(chunk.tolist()) for chunk in batch["ids"].chunk(count)]
 
 
 def on_positions(batch: Batch, positions: Tensor) -> Batch:

@@ -116,7 +116,10 @@ def _token_source(
     )
     if _causal(config):
         opened = open_gpt(wanted, reporter)
-        return None if opened is None else CausalTokens(opened.samples, model.seq_length, model.vocab_size)
+        if opened is None:
+            return None
+        tokens = sum(file.tokens for file in opened.files)
+        return CausalTokens(opened.samples, model.seq_length, model.vocab_size, tokens)
     vocabulary = Vocabulary.of(Tokenizer.from_str(_required(tokenizer, "masked-LM training")))
     # Without a head for pairs there are none.
     masking = data.masking if model.head == "pretraining" else dataclasses.replace(data.masking, pairs="none")

@@ -16,7 +16,7 @@ from mcc.models.base.extras import Extras, Randomness
 from mcc.models.base.family import families
 from mcc.models.base.init import initialize
 from mcc.models.base.transformer import Stage
-from mcc.train.batch import Batch, on_positions, share, split
+from mcc.train.batch import Batch, ids_of, on_positions, share, split
 from mcc.train.compiled import compile_layers
 from mcc.train.compress.codec import Codec, TensorSpec
 from mcc.train.compress.spec import parse_all
@@ -69,9 +69,11 @@ class Engine:
         config: the resolved configuration.
         mesh: this rank's place.
         rows: rows of tokens that a sample has (several choices).
+        epoch_samples: samples of one pass over the data; None: not known.
     """
 
-    def __init__(self, config: TrainConfig, mesh: Mesh, rows: int = 1) -> None:
+    def __init__(self, config: TrainConfig, mesh: Mesh, rows: int = 1, epoch_samples: int | None = None) -> None:
+        self.epoch_samples = epoch_samples
         self.config, self.mesh, self.clock = config, mesh, Clock(config.run.train_iters)
         compress = parse_all(config.compress)
         self.family = families.get(config.model.family)()
@@ -251,8 +253,13 @@ class Engine:
         weight = self.objective.weight(batch, self.config.model).double()
         with self.mesh.wire.recorder.span("wait", what="weights"):
             dist.all_reduce(weight, group=self.mesh.replicas)
-        batch = {name: tensor.to(self.mesh.compute, non_blocking=True) for name, tensor in batch.items()}
-        microbatches = split(batch, samples // self.config.run.micro_batch_size)
+        count = samples // self.config.run.micro_batch_size
+        epoch = self.progress.samples // self.epoch_samples if self.epoch_samples else 0
+        self.clock.begin(ids_of(batch, count) if step is not None else None, epoch, training=step is not None)
+        batch = {
+            name: tensor.to(self.mesh.compute, non_blocking=True) for name, tensor in batch.items() if name != "ids"
+        }
+        microbatches = split(batch, count)
         self._work = Work(microbatches, weight, step, self.mesh.compute)
         return batch["tokens"]
 

@@ -42,7 +42,7 @@ def train(
     mesh = make_mesh(config, device)
     reporter = reporter if dist.get_rank() == 0 else SILENT
     data = open_data(config, tokenizer, reporter)
-    engine = Engine(config, mesh, data.rows)
+    engine = Engine(config, mesh, data.rows, data.train.epoch_samples)
     folder = Path(run.save) if run.save else None
     start(engine, folder, reporter)
     source = Prefetched(data.train)

@@ -7,7 +7,7 @@ all that is sent forward, `tp.backward` all that is sent backward.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -54,14 +54,31 @@ class _SumBackward(torch.autograd.Function):
 
 @dataclass
 class Clock:
-    """The step that the engine is at, of how many; read by the codecs."""
+    """The step that the engine is at, of how many; read by the codecs.
+
+    Attributes:
+        epoch: passes over the data that were completed before the step.
+        samples: ids of each micro-batch's samples; None where they have none.
+        training: False while the engine evaluates.
+    """
 
     train_iters: int = 1
     step: int = 0
+    epoch: int = 0
+    samples: Sequence[tuple[int, ...]] | None = None
+    training: bool = True
 
-    def context(self, microbatch: int = 0) -> Context:
-        """The codecs' context now."""
-        return Context(step=self.step, microbatch=microbatch)
+    def begin(self, samples: Sequence[tuple[int, ...]] | None, epoch: int = 0, training: bool = True) -> None:
+        """A step, or a batch of an evaluation, begins."""
+        self.samples, self.epoch, self.training = samples, epoch, training
+
+    def context(self, microbatch: int | None = None) -> Context:
+        """The codecs' context now; without a micro-batch it has no samples."""
+        known = microbatch is not None and self.samples is not None
+        samples = self.samples[microbatch] if known else None  # type: ignore[index]
+        return Context(
+            step=self.step, microbatch=microbatch or 0, epoch=self.epoch, samples=samples, training=self.training
+        )
 
     def active(self, spec: CodecSpec | None) -> bool:
         """Whether a site with `spec` compresses now."""

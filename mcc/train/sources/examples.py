@@ -28,13 +28,15 @@ class TrainingExamples(Source):
     def __init__(self, examples: Examples, encoder: Encoder, samples: int, seed: int) -> None:
         self.examples, self.encoder, self.samples, self.seed = examples, encoder, samples, seed
         self.rows, self.seq_length = examples.task.rows, encoder.seq_length
+        self.epoch_samples = self.distinct = len(examples)
         self._orders: dict[int, NDArray[np.int64]] = {}
 
     def __len__(self) -> int:
         return self.samples
 
     def take(self, samples: range) -> Batch:
-        return _batch(self.examples, self.encoder, [self._example(i) for i in samples], len(samples))
+        numbers = [self._example(i) for i in samples]
+        return _batch(self.examples, self.encoder, numbers, len(samples)) | {"ids": torch.tensor(numbers)}
 
     def _example(self, i: int) -> int:
         epoch, place = divmod(i, len(self.examples))

@@ -19,6 +19,7 @@ class Prefetched(Source):
 
     def __init__(self, source: Source) -> None:
         self.source, self.rows, self.seq_length = source, source.rows, source.seq_length
+        self.epoch_samples, self.distinct = source.epoch_samples, source.distinct
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self._ahead: tuple[_Asked, Future[Batch]] | None = None
 

@@ -20,10 +20,14 @@ class Source(ABC):
 
     Attributes:
         rows: rows of tokens of a sample (its choices), each of `seq_length` tokens.
+        epoch_samples: samples of one pass over the data; None: not known.
+        distinct: how many samples there are that come again and again, and then have ids from 0; None: each is new.
     """
 
     rows: int = 1
     seq_length: int
+    epoch_samples: int | None = None
+    distinct: int | None = None
 
     @abstractmethod
     def __len__(self) -> int:

@@ -22,10 +22,14 @@ class CausalTokens(Source):
         samples: int64[T+1] each.
         seq_length: T.
         vocab_size: tokens below this are in the vocabulary.
+        tokens: of one pass over the data; None: not known.
     """
 
-    def __init__(self, samples: Samples[NDArray[np.int64]], seq_length: int, vocab_size: int) -> None:
+    def __init__(
+        self, samples: Samples[NDArray[np.int64]], seq_length: int, vocab_size: int, tokens: int | None = None
+    ) -> None:
         self.samples, self.seq_length, self.vocab_size = samples, seq_length, vocab_size
+        self.epoch_samples = None if tokens is None else max(1, (tokens - 1) // seq_length)
 
     def __len__(self) -> int:
         return len(self.samples)

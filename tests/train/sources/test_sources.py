@@ -176,6 +176,10 @@ def test_epochs_of_a_task(labelled: Path, tokenizer: str) -> None:
     epochs = [rows[21 * e : 21 * (e + 1)] for e in range(3)]
     assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(epochs[2])
     assert epochs[0] != epochs[1] != epochs[2]
+    ids = data.train.batch(0, 63)["ids"].tolist()
+    assert (data.train.distinct, data.train.epoch_samples) == (21, 21)
+    assert all(sorted(ids[21 * e : 21 * (e + 1)]) == list(range(21)) for e in range(3))
+    assert len(set(zip(ids, rows, strict=True))) == 21  # the same row whenever an id comes again
     assert [data.epoch_ended(8 * step, 8 * step + 8) for step in range(8)] == [
         False, False, True, False, False, True, False, True,
     ]  # fmt: skip
