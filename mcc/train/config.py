@@ -43,6 +43,11 @@ class ParallelConfig:
     fully_shard: bool = option(False, "shard parameters and gradients, too, with torch's fully_shard (ZeRO-3)")
     sequence_parallel: bool = option(False, "shard norms and dropout over the tokens among the tensor-parallel ranks")
     schedule: Literal["1f1b", "gpipe", "zero-bubble", "zbv", "dualpipev"] = option("1f1b", "pipeline schedule")
+    embedding_sync: Literal["fused", "separate"] = option(
+        "fused",
+        "how the gradients of a tied embedding are summed: over both its copies and all replicas at once, or over the "
+        "replicas first",
+    )
     recompute_granularity: Literal["none", "selective", "full"] = option(
         "none", "what the backward pass computes again to save memory: nothing, attention alone, or whole layers"
     )

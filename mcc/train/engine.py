@@ -19,18 +19,19 @@ from mcc.models.base.transformer import Stage
 from mcc.train.batch import Batch, ids_of, on_positions, share, split
 from mcc.train.compiled import compile_layers
 from mcc.train.compress.codec import Codec, TensorSpec
-from mcc.train.compress.spec import parse_all
+from mcc.train.compress.spec import CodecSpec, parse_all
 from mcc.train.config import TrainConfig
 from mcc.train.faults import not_finite
 from mcc.train.objective import objective_of, objectives
 from mcc.train.optim.schedule import LearningRate
 from mcc.train.optim.update import Update
 from mcc.train.parallel.fully_shard import FullyShard
-from mcc.train.parallel.gradients import GradSync, coded, sequence_parameters, sync_sequence, sync_tied
+from mcc.train.parallel.gradients import TIED, GradSync, coded, sequence_parameters, sync_sequence
 from mcc.train.parallel.mesh import CPU, Mesh, build_mesh
 from mcc.train.parallel.pipeline import SCHEDULES, Pipeline
 from mcc.train.parallel.stages import Stages, cut
 from mcc.train.parallel.tensor import Clock, ParallelAxes
+from mcc.train.parallel.tied import TiedSync, sums
 from mcc.train.sources.source import Evaluation
 
 
@@ -113,11 +114,13 @@ class Engine:
         )
         self.update = Update(self.parameters, self.family, mesh, config, self.pipeline.first, self.full)
         tied = self.family.tied(config.model)
-        if self.update.zero is not None and len(self.stages.ends) == 1 and coded(compress, mesh) is None:
+        own_codec = "embedding" in compress and not compress["embedding"].codec.exact
+        dense = coded(compress, mesh) is None and not own_codec
+        if self.update.zero is not None and len(self.stages.ends) == 1 and dense:
             tied = False  # there is one copy, whose rows have owners as any other's
         alike = [name for name in self.parameters if self.family.row(name).tp_dim is None]
         self.sync = GradSync(self.parameters, mesh, compress, self.clock, tied, self.update.zero, alike)
-        self.tied = mesh.embedding_sum() if tied and mesh.embedding is not None else None
+        self.tied = self._tied_sync(compress) if tied else None
         self.sharded_tokens = sequence_parameters(self.parameters, self.family) if self.axes.sequence else []
         self._work = Work([], torch.zeros(1), None)
 
@@ -134,6 +137,15 @@ class Engine:
         # Ring attention keeps nothing that could be dropped: recomputing it would only send everything twice.
         module.recompute = "none" if granularity == "selective" and self.mesh.cp > 1 else granularity
         module.compute_dtype = self.dtype
+
+    def _tied_sync(self, compress: Mapping[str, CodecSpec]) -> TiedSync | None:
+        """What keeps this rank's copy of the tied embedding equal to the others, if it has one. Collective."""
+        if self.full is not None:
+            groups, replicas = [self.full.tied] if self.full.tied is not None else [], 1
+        else:
+            groups = sums(self.mesh, self.stages.ends, self.config.parallel.embedding_sync == "separate")
+            replicas = self.mesh.dp * self.mesh.cp
+        return TiedSync(self.parameters[TIED], groups, replicas, compress, self.clock) if groups else None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -226,6 +238,7 @@ class Engine:
             ("tp.forward", self.axes.forward.codecs()),
             ("tp.backward", self.axes.backward.codecs()),
             ("dp.grad", self.sync.codecs()),
+            ("embedding", self.tied.codecs() if self.tied is not None else {}),
         ):
             found.update({f"{site}/{key}": codec for key, codec in streams.items()})
         return found
@@ -233,13 +246,10 @@ class Engine:
     def _synchronize(self) -> None:
         """Make the gradients the same wherever a parameter is the same: their means over the replicas."""
         sync_sequence(self.parameters, self.sharded_tokens, self.axes.tokens)
-        if self.full is not None:  # means since the backward pass
-            if self.tied is not None and self.full.tied is not None:
-                sync_tied(self.parameters, self.full.tied, 1)
-            return
-        self.sync()
+        if self.full is None:  # else means since the backward pass
+            self.sync()
         if self.tied is not None:
-            sync_tied(self.parameters, self.tied, self.mesh.dp * self.mesh.cp)
+            self.tied()
 
     def _begin(self, batch: Batch, step: int | None) -> Tensor:
         """Cut a replica's batch into micro-batches and weigh it against all replicas'; this rank's tokens [N, T/C].

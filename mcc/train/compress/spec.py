@@ -23,6 +23,7 @@ SITES = {
     "pp.forward": "activations sent to the next pipeline stage",
     "pp.backward": "gradients of activations sent to the previous pipeline stage",
     "dp.grad": "gradients of the parameters, summed over the data-parallel ranks",
+    "embedding": "gradient of the tied embedding, summed over its two copies and the data-parallel ranks",
 }
 
 _SWITCH = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}

@@ -23,6 +23,7 @@ from mcc.train.compress.collective import Collective
 from mcc.train.config import TrainConfig
 from mcc.train.parallel.mesh import Mesh
 from mcc.train.parallel.pipeline import SCHEDULES
+from mcc.train.parallel.tied import copies
 
 # torch 2.13 has new names for them.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -62,7 +63,7 @@ class FullyShard:
                     wrapped.set_custom_reduce_scatter(scatter)
             self.sharded.update(stage.named_parameters())
         self.owned = {name: nn.Parameter(p.to_local().detach()) for name, p in self.sharded.items()}
-        self.tied = _copies(mesh, ends)
+        self.tied = copies(mesh, ends)
 
     def rows(self, name: str) -> tuple[int, int]:
         """(first, last + 1) of the rows of a parameter that this replica holds."""
@@ -112,18 +113,6 @@ class _ReduceScatter(_Counted):
     ) -> dist.Work | None:
         self.group.wire.add(self.group.site, (self.group.size - 1) * output_tensor.nbytes)
         return _reduce_scatter(output_tensor, input_tensor, op=op, group=group, async_op=async_op)
-
-
-def _copies(mesh: Mesh, ends: Sequence[int]) -> Collective | None:
-    """The two ranks that hold the same rows of a tied embedding's copies."""
-    found = None
-    if len(ends) > 1:
-        # Every rank creates every group, in the same order: new_group is collective over the world.
-        for ranks in mesh.device.mesh[list(ends)].flatten(1).T.tolist():
-            group = dist.new_group(ranks)
-            if dist.get_rank() in ranks:
-                found = Collective(group, len(ranks), ranks.index(dist.get_rank()), mesh.wire, "embedding")
-    return found
 
 
 def check_fully_shard(config: TrainConfig) -> None:

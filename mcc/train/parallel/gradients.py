@@ -145,13 +145,6 @@ def sync_sequence(parameters: Mapping[str, nn.Parameter], names: Sequence[str], 
         grad.copy_(total)
 
 
-def sync_tied(parameters: Mapping[str, nn.Parameter], group: Collective, replicas: int) -> None:
-    """The tied embedding's gradient: the sum of both copies', averaged over the replicas, the same bits everywhere."""
-    if TIED in parameters:
-        grad = gradient(parameters[TIED])
-        group.sum_(grad).div_(replicas)
-
-
 @torch.no_grad()
 def clip_(
     parameters: Mapping[str, nn.Parameter],

@@ -25,7 +25,7 @@ from mcc.train.compress.codecs.quantize import Quantize, QuantizeOptions
 if TYPE_CHECKING:
     from mcc.train.compress.collective import Collective
 
-_SUMMED = ("tp.forward", "tp.backward", "dp.grad")  # sites where the factors are added over ranks
+_SUMMED = ("tp.forward", "tp.backward", "dp.grad", "embedding")  # sites where the factors are added over ranks
 
 
 @dataclass(frozen=True, kw_only=True)
