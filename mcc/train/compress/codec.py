@@ -74,6 +74,8 @@ class Codec(ABC):
         matrixwise: at `dp.grad`, code each parameter as the matrix it is (True) or all of them as one flat bucket.
         exact: what is decoded is what was encoded. More than two ranks then add it up as without a codec: sums in
             another order would be other bits.
+        additive: payloads of one context can be added element by element, and what the sum decodes to is the sum of
+            what they decode to. Sums over ranks are then sums of payloads.
 
     Args:
         options: checked options.
@@ -85,6 +87,7 @@ class Codec(ABC):
     source: ClassVar[str]
     matrixwise: ClassVar[bool] = False
     exact: ClassVar[bool] = False
+    additive: ClassVar[bool] = False
 
     def __init__(self, options: Any, spec: TensorSpec, key: str) -> None:
         self.options = options
@@ -94,6 +97,14 @@ class Codec(ABC):
     @classmethod
     def refusal(cls, site: str, options: Any) -> str | None:
         """Why this codec makes no sense at `site`, or None when it does."""
+        return None
+
+    @classmethod
+    def feedback_refusal(cls, options: Any) -> str | None:
+        """Why error feedback makes no sense around this codec, or None when it does.
+
+        It needs a codec that loses less than there is, |x - D(E(x))| < |x| at least in the mean: else the error grows.
+        """
         return None
 
     @abstractmethod
@@ -119,7 +130,10 @@ class Codec(ABC):
 
         Returns None where a codec has no such way: its payloads are then gathered, decoded and added in rank order.
         """
-        return None
+        if not cls.additive:
+            return None
+        payloads = [codec.encode(x, context) for codec, x in zip(codecs, tensors, strict=True)]
+        return add_payloads(codecs, payloads, group, context)
 
     def state_dict(self) -> dict[str, Tensor]:
         """What must survive a restart, by name; nothing for a stateless codec."""
@@ -134,6 +148,14 @@ class Codec(ABC):
     def payload_bytes(self) -> int:
         """Bytes of one payload on the wire, where they do not depend on when."""
         return nbytes(self.payload())
+
+
+def add_payloads(
+    codecs: Sequence[Codec], payloads: Sequence[Payload], group: Collective, context: Context
+) -> list[Tensor]:
+    """What the sums over ranks of payloads of additive codecs decode to, all in one all-reduce a part of a payload."""
+    parts = [group.sum_flat(part) for part in zip(*payloads, strict=True)]
+    return [codec.decode(total, context) for codec, total in zip(codecs, zip(*parts, strict=True), strict=True)]
 
 
 def nbytes(specs: Sequence[TensorSpec]) -> int:

@@ -127,7 +127,8 @@ class CompressedGather:
 
     def __init__(self, codec: CodecSpec, spec: TensorSpec, key: str, group: Collective) -> None:
         self.group = group
-        self.total = codec.make(spec, f"{key}/total{group.rank}")
+        # One name on every rank: what is drawn by it must be the same to whoever decodes.
+        self.total = codec.make(spec, f"{key}/total")
 
     def __call__(self, mine: Tensor, context: Context) -> list[Tensor]:
         """The pieces[spec.shape] of all ranks, in order of rank."""

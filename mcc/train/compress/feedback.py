@@ -5,6 +5,8 @@ With x_t the tensors, y_t what the receiver sees and e_t the error kept,
     y_t = D(E(x_t + e_t))    e_{t+1} = x_t + e_t - y_t
 
 the sum telescopes: sum y_t = sum x_t - e_T, so nothing is lost for good.
+
+In evaluation tensors are coded as they are, and the error stays what it was.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mcc.train.compress.codec import STEADY, Codec, Context, Payload, TensorSpec
+from mcc.train.compress.codec import STEADY, Codec, Context, Payload, TensorSpec, add_payloads
 
 if TYPE_CHECKING:
     from mcc.train.compress.collective import Collective
@@ -38,6 +40,8 @@ class Feedback(Codec):
         return self.inner.payload(context)
 
     def encode(self, x: Tensor, context: Context) -> Payload:
+        if not context.training:
+            return self.inner.encode(x, context)
         wanted = x.float() + self.error.to(x.device)
         payload = self.inner.encode(wanted, context)
         self.error = wanted - self.inner.decode(payload, context).float()
@@ -50,15 +54,29 @@ class Feedback(Codec):
     def all_reduce(
         cls, codecs: Sequence[Codec], tensors: Sequence[Tensor], group: Collective, context: Context
     ) -> list[Tensor] | None:
-        """The inner codec's sums; each rank keeps what the mean misses of its own tensor (PowerSGD, algorithm 2)."""
+        """The inner codec's sums, with each rank's error: what the sum misses of its own tensor.
+
+        That is its own payload's error where payloads are added, and otherwise what the mean misses (PowerSGD,
+        algorithm 2). Either way the errors of all ranks sum to what the sum misses.
+        """
         wrapped = [codec for codec in codecs if isinstance(codec, Feedback)]
-        wanted = [x.float() + codec.error.to(x.device) for codec, x in zip(wrapped, tensors, strict=True)]
         inner = [codec.inner for codec in wrapped]
-        sums = type(inner[0]).all_reduce(inner, wanted, group, context) if inner else []
+        if not inner:
+            return []
+        if not context.training:
+            return type(inner[0]).all_reduce(inner, tensors, group, context)
+        wanted = [x.float() + codec.error.to(x.device) for codec, x in zip(wrapped, tensors, strict=True)]
+        if type(inner[0]).additive:
+            payloads = [codec.encode(want, context) for codec, want in zip(inner, wanted, strict=True)]
+            kept = [codec.decode(payload, context) for codec, payload in zip(inner, payloads, strict=True)]
+            sums: list[Tensor] | None = add_payloads(inner, payloads, group, context)
+        else:
+            sums = type(inner[0]).all_reduce(inner, wanted, group, context)
+            kept = [total.float() / group.size for total in sums or []]
         if sums is None:
             return None
-        for codec, want, total in zip(wrapped, wanted, sums, strict=True):
-            codec.error = want - total.float() / group.size
+        for codec, want, own in zip(wrapped, wanted, kept, strict=True):
+            codec.error = want - own.float()
         return sums
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -51,7 +51,8 @@ class CodecSpec:
     @property
     def adds_payloads(self) -> bool:
         """Whether the codec sums payloads over ranks without decoding them."""
-        return self.codec.all_reduce.__func__ is not Codec.all_reduce.__func__  # type: ignore[attr-defined]
+        own = self.codec.all_reduce.__func__ is not Codec.all_reduce.__func__  # type: ignore[attr-defined]
+        return own or self.codec.additive
 
     def active(self, step: int, train_iters: int) -> bool:
         """Whether step `step`, counted from 0, is compressed.
@@ -102,7 +103,7 @@ def parse(text: str) -> CodecSpec:
         options = build(cls.Options, values)
     except UsageError as error:
         raise UsageError(f"--compress {text!r}: {error.what}", error.hint) from None
-    reason = cls.refusal(site, options)
+    reason = cls.refusal(site, options) or (cls.feedback_refusal(options) if _SWITCH[feedback] else None)
     if reason:
         raise UsageError(f"--compress {text!r}: {reason}")
     return CodecSpec(site=site, name=name, options=options, feedback=_SWITCH[feedback], warmup=warmup)

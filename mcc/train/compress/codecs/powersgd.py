@@ -2,6 +2,11 @@
 
     n, m dims of the matrix   r its low rank   M[n, m] ~ P[n, r] Q[m, r]^T
 
+With orthonormal P, P P^T M is a projection: |M - P P^T M|^2 = |M|^2 - |P^T M|^2, never above |M|^2, and repeated on one
+matrix it comes down to the best approximation of rank r.
+
+Evaluation has no step before: it begins at the start and takes a few steps at once.
+
 Source: Vogels et al., PowerSGD (arXiv 1905.13727), algorithm 1; Optimus-CC (arXiv 2301.09830), section 4.
 """
 
@@ -11,7 +16,7 @@ import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -25,6 +30,7 @@ from mcc.train.compress.codecs.quantize import Quantize, QuantizeOptions
 if TYPE_CHECKING:
     from mcc.train.compress.collective import Collective
 
+_EVALUATION_STEPS = 4  # of subspace iteration, where training has taken one for each tensor so far
 _SUMMED = ("tp.forward", "tp.backward", "dp.grad", "embedding")  # sites where the factors are added over ranks
 
 
@@ -35,6 +41,9 @@ class PowerSGDOptions:
     rank: int = option(4, "low rank r of the approximation")
     bits: int = option(32, "bits a value of the factors: 32, 16 (bfloat16), or 1 to 8 (quantised, a scale a column)")
     warm_start: bool = option(True, "begin each step from the last step's factor")
+    per: Literal["matrix", "sample"] = option(
+        "matrix", "what is one matrix: matrix (all rows of the tensor), or sample (activations [B, T, D]: B of [T, D])"
+    )
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -52,12 +61,13 @@ class PowerSGD(Codec):
 
     def __init__(self, options: PowerSGDOptions, spec: TensorSpec, key: str) -> None:
         super().__init__(options, spec, key)
-        # Activations [B, T, D] are the matrix [B*T, D]; a parameter [out, in] is itself.
+        # Activations [B, T, D] are the matrix [B*T, D], or B matrices [T, D]; a parameter [out, in] is itself.
+        self.batch = spec.shape[:1] if options.per == "sample" and len(spec.shape) > 2 else ()
         self.m = spec.shape[-1] if spec.shape else 1
-        self.n = math.prod(spec.shape) // max(self.m, 1)
+        self.n = math.prod(spec.shape) // max(self.m * math.prod(self.batch), 1)
         self.low_rank = min(options.rank, self.n, self.m)
         self.dtype = torch.bfloat16 if options.bits == 16 else torch.float32
-        shapes = [(self.n, self.low_rank), (self.m, self.low_rank)]
+        shapes = [(*self.batch, self.n, self.low_rank), (*self.batch, self.m, self.low_rank)]
         self.factors = [_factor_codec(options.bits, shape, self.dtype, key) for shape in shapes]
         self.q_mr = self._start()
 
@@ -65,24 +75,29 @@ class PowerSGD(Codec):
     def refusal(cls, site: str, options: PowerSGDOptions) -> str | None:
         if options.bits < 16 and site in _SUMMED:
             return f"factors of {options.bits} bits cannot be added over ranks, as {site} does: bits=16 or 32"
+        if options.per == "sample" and site in ("dp.grad", "embedding"):
+            return "the gradient of a parameter is of no one sample: per=matrix"
         return None
 
     def payload(self, context: Context = STEADY) -> tuple[TensorSpec, ...]:
         return tuple(spec for factor in self.factors for spec in factor.payload(context))
 
     def encode(self, x: Tensor, context: Context) -> Payload:
-        matrix = x.reshape(self.n, self.m).float()
-        sent_p = self.factors[0].encode(orthonormal(matrix @ self._factor(x.device)).to(self.dtype), context)
+        matrix = self._matrix(x)
+        q_mr = self._factor(context, x.device)
+        for _ in range(self._steps(context) - 1):
+            q_mr = matrix.mT @ orthonormal(matrix @ q_mr)
+        sent_p = self.factors[0].encode(orthonormal(matrix @ q_mr).to(self.dtype), context)
         p_nr = self.factors[0].decode(sent_p, context).float()  # as the receiver sees it, so that Q makes up for it
-        q_mr = matrix.T @ p_nr
-        self._remember(q_mr)
+        q_mr = matrix.mT @ p_nr
+        self._remember(q_mr, context)
         return *sent_p, *self.factors[1].encode(q_mr.to(self.dtype), context)
 
     def decode(self, payload: Payload, context: Context) -> Tensor:
         half = len(payload) // 2
         p_nr = self.factors[0].decode(payload[:half], context).float()
         q_mr = self.factors[1].decode(payload[half:], context).float()
-        return (p_nr @ q_mr.T).view(self.spec.shape).to(self.spec.dtype)
+        return (p_nr @ q_mr.mT).view(self.spec.shape).to(self.spec.dtype)
 
     @classmethod
     def all_reduce(
@@ -90,14 +105,20 @@ class PowerSGD(Codec):
     ) -> list[Tensor]:
         """The low-rank sums over ranks: P and Q are linear in M, so two all-reduces give the sum's factors."""
         streams = [codec for codec in codecs if isinstance(codec, PowerSGD)]
-        matrices = [x.reshape(c.n, c.m).float() for c, x in zip(streams, tensors, strict=True)]
-        ps = group.sum_flat([(m @ c._factor(m.device)).to(c.dtype) for c, m in zip(streams, matrices, strict=True)])
-        ps = [orthonormal(p.float()) for p in ps]  # every rank has the same sum, so the same columns: not sent again
-        qs = group.sum_flat([(m.T @ p).to(c.dtype) for c, m, p in zip(streams, matrices, ps, strict=True)])
+        if not streams:
+            return []
+        matrices = [c._matrix(x) for c, x in zip(streams, tensors, strict=True)]
+        qs = [c._factor(context, m.device) for c, m in zip(streams, matrices, strict=True)]
+        for _ in range(streams[0]._steps(context)):
+            ps = group.sum_flat([(m @ q.float()).to(c.dtype) for c, m, q in zip(streams, matrices, qs, strict=True)])
+            ps = [
+                orthonormal(p.float()) for p in ps
+            ]  # every rank has the same sum, so the same columns: not sent again
+            qs = group.sum_flat([(m.mT @ p).to(c.dtype) for c, m, p in zip(streams, matrices, ps, strict=True)])
         sums = []
         for codec, p, q in zip(streams, ps, qs, strict=True):
-            codec._remember(q)
-            sums.append((p @ q.float().T).view(codec.spec.shape).to(codec.spec.dtype))
+            codec._remember(q, context)
+            sums.append((p @ q.float().mT).view(codec.spec.shape).to(codec.spec.dtype))
         return sums
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -107,21 +128,32 @@ class PowerSGD(Codec):
         if self.options.warm_start:
             self.q_mr = state["q"].to(self.q_mr)
 
+    def _matrix(self, x: Tensor) -> Tensor:
+        return x.reshape(*self.batch, self.n, self.m).float()
+
     def _start(self) -> Tensor:
         # Every rank of a reduction must begin with the same factor: the seed is the stream's name.
         generator = torch.Generator().manual_seed(zlib.crc32(self.key.encode()))
-        return torch.randn(self.m, self.low_rank, generator=generator)
+        return torch.randn(*self.batch, self.m, self.low_rank, generator=generator)
 
-    def _factor(self, device: torch.device) -> Tensor:
+    def _steps(self, context: Context) -> int:
+        return 1 if context.training or not self.options.warm_start else _EVALUATION_STEPS
+
+    def _factor(self, context: Context, device: torch.device) -> Tensor:
+        if not context.training:
+            return self._start().to(device)
         # A zero matrix leaves a zero factor, which no step could leave again.
-        return (self.q_mr if bool(self.q_mr.any()) else self._start()).to(device)
+        dead = ~self.q_mr.flatten(-2).any(-1)
+        if bool(dead.any()):
+            self.q_mr = torch.where(dead[..., None, None], self._start().to(self.q_mr), self.q_mr)
+        return self.q_mr.to(device)
 
-    def _remember(self, q_mr: Tensor) -> None:
-        if self.options.warm_start:
+    def _remember(self, q_mr: Tensor, context: Context) -> None:
+        if self.options.warm_start and context.training:
             self.q_mr = q_mr.float().clone()
 
 
-def _factor_codec(bits: int, shape: tuple[int, int], dtype: torch.dtype, key: str) -> Codec:
+def _factor_codec(bits: int, shape: tuple[int, ...], dtype: torch.dtype, key: str) -> Codec:
     spec = TensorSpec(shape, dtype)
     if bits >= 16:
         return Identity(Identity.Options(), spec, key)
@@ -129,5 +161,6 @@ def _factor_codec(bits: int, shape: tuple[int, int], dtype: torch.dtype, key: st
 
 
 def orthonormal(p_nr: Tensor) -> Tensor:
-    """Orthonormal columns that span those of p[n, r]."""
-    return torch.linalg.qr(p_nr).Q
+    """Orthonormal columns that span those of p[..., n, r]."""
+    # Contiguous as what comes over the wire: products of other strides may end in other bits.
+    return torch.linalg.qr(p_nr).Q.contiguous()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,7 +17,8 @@ from torch import Tensor
 from mcc.core.config import option
 from mcc.core.errors import UsageError
 from mcc.train.compress.bits import pack_bits, packed_bytes, unpack_bits
-from mcc.train.compress.codec import STEADY, Codec, Context, Payload, TensorSpec, as_matrix
+from mcc.train.compress.codec import STEADY, Codec, Context, Payload, TensorSpec
+from mcc.train.compress.groups import Groups, Scale
 
 # The scale travels as bfloat16: a gradient's range without float16's underflow. Raised by this before rounding, it is
 # never below max|x|, so nothing is clipped.
@@ -30,7 +30,7 @@ class QuantizeOptions:
     """Options of `quantize`."""
 
     bits: int = option(8, "bits a value, 1 to 8")
-    scale: Literal["token", "channel", "tensor", "block"] = option("token", "values that share a scale")
+    scale: Scale = option("token", "values that share a scale")
     block: int = option(128, "values a block, with scale=block")
 
     def __post_init__(self) -> None:
@@ -49,18 +49,15 @@ class Quantize(Codec):
     def __init__(self, options: QuantizeOptions, spec: TensorSpec, key: str) -> None:
         super().__init__(options, spec, key)
         self.count = math.prod(spec.shape)
-        width = spec.shape[-1] if spec.shape else 1
-        rows = self.count // max(width, 1)
-        groups = {"token": rows, "channel": width, "tensor": 1, "block": -(-self.count // options.block)}
-        self.groups = groups[options.scale]
+        self.groups = Groups(options.scale, options.block, spec.shape)
 
     def payload(self, context: Context = STEADY) -> tuple[TensorSpec, ...]:
         packed = packed_bytes(self.count, self.options.bits)
-        return (TensorSpec((self.groups,), torch.bfloat16), TensorSpec((packed,), torch.uint8))
+        return (TensorSpec((self.groups.count,), torch.bfloat16), TensorSpec((packed,), torch.uint8))
 
     def encode(self, x: Tensor, context: Context) -> Payload:
-        grouped, dim = self._grouped(x.float())
-        scale = (grouped.abs().amax(dim, keepdim=True) * _HEADROOM).bfloat16()
+        grouped = self.groups.split(x.float())
+        scale = (grouped.abs().amax(self.groups.dim, keepdim=True) * _HEADROOM).bfloat16()
         half = 2 ** (self.options.bits - 1)
         inverse = (half / scale.float()).nan_to_num_(posinf=0.0, nan=0.0)  # a zero group: any level will do
         levels = (grouped * inverse).floor_().add_(half).clamp_(0, 2 * half - 1)
@@ -71,18 +68,5 @@ class Quantize(Codec):
         scale, packed = payload
         half = 2 ** (self.options.bits - 1)
         q = unpack_bits(packed, self.options.bits, self.count).float()
-        grouped, dim = self._grouped(q)
-        shape = [1, 1]
-        shape[1 - dim] = self.groups
-        x = (grouped + (0.5 - half)) * (scale.float().view(shape) / half)
-        return x.reshape(-1)[: self.count].view(self.spec.shape).to(self.spec.dtype)
-
-    def _grouped(self, x: Tensor) -> tuple[Tensor, int]:
-        """x as a matrix, and the dim over which a scale is shared."""
-        if self.options.scale == "channel":
-            return as_matrix(x.view(self.spec.shape)), 0
-        flat = x.reshape(-1)
-        short = -flat.numel() % self.options.block if self.options.scale == "block" else 0
-        if short:
-            flat = torch.nn.functional.pad(flat, (0, short))
-        return flat.view(self.groups, -1), 1
+        x = (self.groups.split(q) + (0.5 - half)) * (self.groups.column(scale.float()) / half)
+        return self.groups.join(x).to(self.spec.dtype)

@@ -10,46 +10,82 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcc.core.errors import UsageError
-from mcc.train.compress.bits import pack_bits, packed_bytes, unpack_bits
-from mcc.train.compress.codec import Context, TensorSpec, codecs, pack, unpack
+from mcc.train.compress.bits import pack_bits, pack_wide, packed_bytes, unpack_bits, unpack_wide, wide_bytes
+from mcc.train.compress.codec import Context, TensorSpec, codecs, nbytes, pack, unpack
 from mcc.train.compress.spec import parse, parse_all
+from tests.train.compress.streams import make, normal
 
 # Every codec, with option sets that change its path; a codec without an entry is tested with its defaults.
 VARIANTS = {
     "quantize": ["bits=1", "bits=3,scale=channel", "bits=4,scale=block,block=7", "bits=8,scale=tensor", "bits=6"],
-    "powersgd": ["rank=2", "rank=3,bits=16", "rank=3,bits=8", "rank=2,warm_start=false", "rank=99"],
+    "powersgd": [
+        *("rank=2", "rank=3,bits=16", "rank=3,bits=8", "rank=2,warm_start=false", "rank=99", "rank=2,per=sample"),
+    ],
+    "topk": ["", "k=3", "ratio=0.5,values=32", "k=1000"],
 }
-TEXTS = [
-    f"pp.forward={name}:{options}{feedback}"
-    for name in codecs.names()
-    for options in VARIANTS.get(name, [""])
-    for feedback in ("", ",feedback=on" if options else "feedback=on")
-]
-SHAPES = [(2, 5, 6), (3, 8), (7,)]
 
 
-def make(text: str, shape: tuple[int, ...]):
-    return parse(text).make(TensorSpec(shape, torch.float32), "stream")
+def _texts(feedback: bool) -> list[str]:
+    found = []
+    for name, cls in codecs.all():
+        for options in VARIANTS.get(name, [""]):
+            listed = ",".join(filter(None, [options, "feedback=on" if feedback else ""]))
+            if not (feedback and cls.feedback_refusal(parse(f"pp.forward={name}:{options}").options)):
+                found.append(f"pp.forward={name}:{listed}")
+    return found
+
+
+WITH_FEEDBACK = _texts(True)
+TEXTS = [*_texts(False), *WITH_FEEDBACK]
+SHAPES = [(2, 5, 6), (3, 8), (7,), (1,), (4, 1)]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
 @pytest.mark.parametrize(("text", "shape"), itertools.product(TEXTS, SHAPES))
 def test_contract(text, shape):
-    sender, receiver = make(text, shape), make(text, shape)
-    generator = torch.Generator().manual_seed(1)
-    for step in range(4):
-        x = torch.randn(shape, generator=generator) * 10.0 ** (step - 2) if step else torch.zeros(shape)
-        kept = x.clone()
-        payload = sender.encode(x, Context(step=step))
-        assert torch.equal(x, kept), "encode changed its input"
-        specs = sender.payload()
-        assert [(tuple(p.shape), p.dtype) for p in payload] == [(s.shape, s.dtype) for s in specs]
-        message = pack(payload)
-        assert message.numel() == sender.payload_bytes == receiver.payload_bytes
-        seen = receiver.decode(unpack(message, receiver.payload()), Context(step=step))
-        assert seen.shape == x.shape and seen.dtype == x.dtype
-        assert torch.isfinite(seen).all()
-        if step == 0:
-            assert not seen.any(), "zeros must decode to zeros"
+    """The payload is what was declared, of finite values comes what is finite, of zeros zeros, and no input changes."""
+    for dtype in DTYPES:
+        sender, receiver = make(text, shape, dtype), make(text, shape, dtype)
+        for step in range(4):
+            context = Context(step=step, training=step != 2)
+            x = (normal(*shape, seed=step) * 10.0 ** (step - 2) * (step > 0)).to(dtype)
+            kept = x.clone()
+            payload = sender.encode(x, context)
+            assert torch.equal(x, kept), "encode changed its input"
+            specs = sender.payload(context)
+            assert [(tuple(p.shape), p.dtype) for p in payload] == [(s.shape, s.dtype) for s in specs]
+            message = pack(payload)
+            assert message.numel() == nbytes(specs) == nbytes(receiver.payload(context))
+            seen = receiver.decode(unpack(message, receiver.payload(context)), context)
+            assert torch.equal(seen, sender.decode(payload, context)), "both ends see the same bits"
+            assert seen.shape == x.shape and seen.dtype == x.dtype
+            assert torch.isfinite(seen).all()
+            if step == 0:
+                assert not seen.any(), "zeros must decode to zeros"
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_what_is_not_finite_does_not_vanish(text):
+    """The check of the loss must still see it."""
+    for bad, place, dtype in itertools.product([float("nan"), float("inf"), -float("inf")], [0, 17], DTYPES):
+        x = normal(4, 6).to(dtype)
+        x.view(-1)[place] = bad
+        codec = make(text, (4, 6), dtype)
+        assert not torch.isfinite(codec.decode(codec.encode(x, Context()), Context())).all()
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_evaluation_changes_no_state_and_uses_none(text):
+    codec, evaluation = make(text, (4, 6)), Context(step=9, training=False)
+    for step in range(3):
+        codec.encode(normal(4, 6, seed=step), Context(step=step))
+    before = {name: value.clone() for name, value in codec.state_dict().items()}
+    x = normal(4, 6, seed=3)
+    payload = codec.encode(x, evaluation)
+    codec.decode(payload, evaluation)
+    after = codec.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in after)
+    assert torch.equal(pack(payload), pack(make(text, (4, 6)).encode(x, evaluation)))
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -66,7 +102,7 @@ def test_state_survives_a_restart(text):
             assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("text", [text for text in TEXTS if text.endswith("feedback=on")])
+@pytest.mark.parametrize("text", WITH_FEEDBACK)
 def test_feedback_telescopes(text):
     """sum of what is seen = sum of what was sent - the last error, for every codec."""
     codec, generator = make(text, (4, 6)), torch.Generator().manual_seed(3)
@@ -98,6 +134,15 @@ def test_packing_is_exact_and_tight(bits, values):
     assert packed.numel() == packed_bytes(len(values), bits)
     assert packed.numel() <= (len(values) * bits + 7) // 8 + bits  # at most one group of eight is filled up
     assert torch.equal(unpack_bits(packed, bits, len(values)), q)
+
+
+@given(st.integers(0, 40), st.lists(st.integers(0, 2**40 - 1), min_size=1, max_size=30))
+def test_wide_packing_is_exact_and_tight(bits, values):
+    q = torch.tensor([v % 2**bits for v in values], dtype=torch.int64)
+    packed = pack_wide(q, bits)
+    assert packed.dtype == torch.uint8 and packed.numel() == wide_bytes(len(values), bits)
+    assert packed.numel() <= (len(values) * bits + 7) // 8 + 7
+    assert torch.equal(unpack_wide(packed, bits, len(values)), q)
 
 
 def test_low_rank_is_exact_on_a_matrix_of_that_rank():
