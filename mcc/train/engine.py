@@ -275,7 +275,7 @@ class Engine:
 
     def _run(self, microbatch: int, index: int, x: Tensor) -> Tensor:
         """A stage on a micro-batch: its hidden states, or of the last stage its share of the replicas' mean loss."""
-        work = self._work
+        work, self.clock.microbatch = self._work, microbatch
         batch, random = work.microbatches[microbatch], None
         if work.step is not None:
             place = self.mesh.dp_rank * len(work.microbatches) + microbatch

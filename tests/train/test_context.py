@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from mcc.train.compress.codec import Context
+from mcc.train.compress.collective import CompressedSum
 from mcc.train.engine import Engine, make_mesh
 from mcc.train.sources.source import Evaluation, Source
 from tests.ranks import run_ranks
@@ -48,3 +49,28 @@ def test_every_stage_is_told_the_same():
             assert one == Context(step=step, microbatch=0, epoch=step, samples=(first, first + 1))
             assert two == Context(step=step, microbatch=1, epoch=step, samples=(first + 2, first + 3))
             assert none == Context(step=step, epoch=step)
+
+
+def _summed(config):
+    """What the sums of tensor parallelism are told, by site, in order."""
+    engine = Engine(config, make_mesh(config), epoch_samples=8)
+    found = {"tp.forward": [], "tp.backward": []}
+    call = CompressedSum.__call__
+
+    def recorded(self, x, context):
+        found[self.group.site].append((self.whole.key, context.microbatch, context.samples))
+        return call(self, x, context)
+
+    CompressedSum.__call__ = recorded
+    engine.step(toy_batch(0, 0, 1) | {"ids": torch.arange(10, 18)})
+    return found
+
+
+def test_every_sum_is_told_its_microbatch():
+    """Two layers a stage with two sums each, once for each of four micro-batches, forward and backward."""
+    config = toy_config(2, 2, 1, ("tp.forward=none", "tp.backward=none"), micro_batch_size=2)
+    for found in run_ranks(_summed, 4, config):
+        for sums in found.values():
+            streams = {key for key, *_ in sums}
+            wanted = {(key, m, (10 + 2 * m, 11 + 2 * m)) for key in streams for m in range(4)}
+            assert len(sums) == len(wanted) >= 16 and set(sums) == wanted

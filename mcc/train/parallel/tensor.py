@@ -60,6 +60,7 @@ class Clock:
         epoch: passes over the data that were completed before the step.
         samples: ids of each micro-batch's samples; None where they have none.
         training: False while the engine evaluates.
+        microbatch: the one that this rank computes now, forward or backward.
     """
 
     train_iters: int = 1
@@ -67,6 +68,7 @@ class Clock:
     epoch: int = 0
     samples: Sequence[tuple[int, ...]] | None = None
     training: bool = True
+    microbatch: int = 0
 
     def begin(self, samples: Sequence[tuple[int, ...]] | None, epoch: int = 0, training: bool = True) -> None:
         """A step, or a batch of an evaluation, begins."""
@@ -102,7 +104,7 @@ class Site:
             return self.group.sum_(x.clone())
         stream = self._stream(CompressedSum, spec, x, key)
         assert isinstance(stream, CompressedSum)
-        return stream(x, self.clock.context())
+        return stream(x, self.clock.context(self.clock.microbatch))
 
     def scatter(self, x: Tensor, key: str, dense: bool) -> Tensor:
         """This rank's tokens [B, T/P, D] of the sum over ranks of x[B, T, D]; compressed as `sum` is."""
@@ -111,7 +113,7 @@ class Site:
             return self.group.scatter_sum(pieces)
         stream = self._stream(CompressedScatter, spec, pieces[0], key)
         assert isinstance(stream, CompressedScatter)
-        return stream(pieces, self.clock.context())
+        return stream(pieces, self.clock.context(self.clock.microbatch))
 
     def gather(self, x: Tensor, key: str, dense: bool) -> Tensor:
         """x[B, T/P, D] of all ranks as [B, T, D]; compressed as `sum` is."""
@@ -120,7 +122,7 @@ class Site:
             return sequence.gather(x, self.group)
         stream = self._stream(CompressedGather, spec, x, key)
         assert isinstance(stream, CompressedGather)
-        return torch.cat(stream(x, self.clock.context()), 1)
+        return torch.cat(stream(x, self.clock.context(self.clock.microbatch)), 1)
 
     def codecs(self) -> dict[str, Codec]:
         """Every codec in use, by key."""

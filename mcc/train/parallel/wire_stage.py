@@ -127,6 +127,7 @@ class WireStage(PipelineStage):
             return super().forward_one_chunk(fwd_chunk_id, *args, **kwargs)
 
     def backward_one_chunk(self, bwd_chunk_id: int, loss: Tensor | None = None, **kwargs: Any) -> Any:
+        self.clock.microbatch = bwd_chunk_id
         with self._span("backward", bwd_chunk_id):
             found = super().backward_one_chunk(bwd_chunk_id, loss=loss, **kwargs)
         if loss is not None:
@@ -135,6 +136,7 @@ class WireStage(PipelineStage):
         return found
 
     def backward_weight_one_chunk(self, bwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
+        self.clock.microbatch = bwd_chunk_id
         with self._span("backward", bwd_chunk_id, "weights, "):
             return super().backward_weight_one_chunk(bwd_chunk_id, *args, **kwargs)
 

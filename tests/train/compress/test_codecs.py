@@ -21,6 +21,7 @@ VARIANTS = {
     "powersgd": [
         *("rank=2", "rank=3,bits=16", "rank=3,bits=8", "rank=2,warm_start=false", "rank=99", "rank=2,per=sample"),
     ],
+    "randomk": ["k=3", "ratio=0.5,values=32", "rescale=on", "k=1000"],
     "topk": ["", "k=3", "ratio=0.5,values=32", "k=1000"],
 }
 
