@@ -76,6 +76,7 @@ class Codec(ABC):
             another order would be other bits.
         additive: payloads of one context can be added element by element, and what the sum decodes to is the sum of
             what they decode to. Sums over ranks are then sums of payloads.
+        by_sample: remembers samples, so it is for data whose samples come again.
 
     Args:
         options: checked options.
@@ -88,6 +89,7 @@ class Codec(ABC):
     matrixwise: ClassVar[bool] = False
     exact: ClassVar[bool] = False
     additive: ClassVar[bool] = False
+    by_sample: ClassVar[bool] = False
 
     def __init__(self, options: Any, spec: TensorSpec, key: str) -> None:
         self.options = options
