@@ -167,6 +167,7 @@ def test_more_samples_than_allowed_end_the_run():
         ("pp.forward=delta:store_bits=3", "none of 2, 4, 8, 16, 32"),
         ("pp.forward=delta:first_bits=9", "not in 0..8"),
         ("pp.forward=delta:max_samples=0", "at least 1"),
+        ("pp.forward=delta:feedback=on", "sends again what it lost"),
     ],
 )
 def test_what_makes_no_sense_is_refused(text, words):

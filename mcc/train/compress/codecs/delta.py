@@ -83,7 +83,6 @@ class Delta(Codec):
 
     @classmethod
     def feedback_refusal(cls, options: DeltaOptions) -> str | None:
-        """Why error feedback makes no sense around this codec."""
         return "delta sends again what it lost of a sample; feedback would add one sample's error to another"
 
     @classmethod
