@@ -10,6 +10,10 @@ from torch.nn.functional import pad
 
 from mcc.train.compress.codec import as_matrix
 
+# Scales travel as bfloat16: a gradient's range without float16's underflow. Raised by this before rounding, one is
+# never below what it was, so that nothing is cut off.
+HEADROOM = 1 + 1 / 250
+
 Scale = Literal["token", "channel", "tensor", "block"]
 
 

@@ -17,6 +17,8 @@ from tests.train.compress.streams import make, normal
 
 # Every codec, with option sets that change its path; a codec without an entry is tested with its defaults.
 VARIANTS = {
+    "fp8": ["", "format=e5m2,scale=channel", "scale=block,block=7", "format=e5m2,scale=tensor"],
+    "sign": ["", "scale=channel", "scale=block,block=7", "scale=tensor"],
     "quantize": ["bits=1", "bits=3,scale=channel", "bits=4,scale=block,block=7", "bits=8,scale=tensor", "bits=6"],
     "powersgd": [
         *("rank=2", "rank=3,bits=16", "rank=3,bits=8", "rank=2,warm_start=false", "rank=99", "rank=2,per=sample"),

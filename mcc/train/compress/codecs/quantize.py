@@ -18,11 +18,7 @@ from mcc.core.config import option
 from mcc.core.errors import UsageError
 from mcc.train.compress.bits import pack_bits, packed_bytes, unpack_bits
 from mcc.train.compress.codec import STEADY, Codec, Context, Payload, TensorSpec
-from mcc.train.compress.groups import Groups, Scale
-
-# The scale travels as bfloat16: a gradient's range without float16's underflow. Raised by this before rounding, it is
-# never below max|x|, so nothing is clipped.
-_HEADROOM = 1 + 1 / 250
+from mcc.train.compress.groups import HEADROOM, Groups, Scale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +53,7 @@ class Quantize(Codec):
 
     def encode(self, x: Tensor, context: Context) -> Payload:
         grouped = self.groups.split(x.float())
-        scale = (grouped.abs().amax(self.groups.dim, keepdim=True) * _HEADROOM).bfloat16()
+        scale = (grouped.abs().amax(self.groups.dim, keepdim=True) * HEADROOM).bfloat16()
         half = 2 ** (self.options.bits - 1)
         inverse = (half / scale.float()).nan_to_num_(posinf=0.0, nan=0.0)  # a zero group: any level will do
         levels = (grouped * inverse).floor_().add_(half).clamp_(0, 2 * half - 1)
