@@ -7,7 +7,6 @@ import platform
 from dataclasses import dataclass
 from importlib import import_module, metadata
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -15,6 +14,7 @@ import typer
 import mcc
 from mcc.cli.console import JSON, print_json, table
 from mcc.core.errors import MccError
+from mcc.core.machine import memory_bytes
 from mcc.core.provenance import git_hash
 
 app = typer.Typer(rich_markup_mode="rich")
@@ -76,7 +76,7 @@ def examine() -> dict[str, Any]:
     return {
         "mcc": {"version": mcc.__version__, "git": git_hash()},
         "python": {"version": platform.python_version(), "platform": platform.platform()},
-        "machine": {"cores": _cores(), "memory_bytes": _memory_bytes()},
+        "machine": {"cores": _cores(), "memory_bytes": memory_bytes()},
         "torch": torch,
         "required": required,
         "optional": {name: _optional(name) for name in _OPTIONAL},
@@ -130,7 +130,7 @@ def _torch() -> dict[str, Any]:
         card = torch.cuda.get_device_properties(index)
         accelerators.append({"device": f"cuda:{index}", "name": card.name, "memory_bytes": card.total_memory})
     if torch.backends.mps.is_available():
-        accelerators.append({"device": "mps", "name": platform.processor(), "memory_bytes": _memory_bytes()})
+        accelerators.append({"device": "mps", "name": platform.processor(), "memory_bytes": memory_bytes()})
     return {
         "version": torch.__version__,
         "cuda": torch.version.cuda,
@@ -170,16 +170,6 @@ def _version(name: str) -> str | None:
 def _cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _memory_bytes() -> int:
-    """Memory of the machine, or of the container when that is less."""
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
-    except OSError:
-        return total
-    return min(total, int(limit)) if limit.isdigit() else total
 
 
 def _show(found: dict[str, Any]) -> None:

@@ -105,7 +105,7 @@ def build_indices(dataset: IndexedDataset, documents: NDArray[np.int32], key: Sa
     epochs = count_epochs(tokens, key.seq_length, key.num_samples)
     generator = np.random.RandomState(key.seed)
     doc_idx = _document_order(documents, epochs, generator)
-    sample_idx = _sample_starts(dataset.sizes, doc_idx, key.seq_length)
+    sample_idx = window_starts(dataset.sizes, doc_idx, key.seq_length)
     total = len(sample_idx) - 1
     shuffle_idx = _visiting_order(epochs.before_last if epochs.separate_last else total, total, generator)
     return Indices(doc_idx, sample_idx, shuffle_idx)
@@ -188,7 +188,7 @@ def _document_order(
     return np.concatenate((order, last))
 
 
-def _sample_starts(sizes: NDArray[np.int32], doc_idx: NDArray[np.int32], seq_length: int) -> NDArray[np.int64]:
+def window_starts(sizes: NDArray[np.int32], doc_idx: NDArray[np.int32], seq_length: int) -> NDArray[np.int64]:
     """int64[M+1, 2]: where token i*L stands, for every i: (position in doc_idx, offset)."""
     starts = np.zeros(len(doc_idx) + 1, dtype=np.int64)
     np.cumsum(sizes[doc_idx], out=starts[1:])

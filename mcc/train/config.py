@@ -26,6 +26,11 @@ class DataConfig:
     split: str = option("949,50,1", "shares of documents for training, validation and test")
     tokenizer: str | None = option(None, "tokenizer.json, or a folder that has one; kept with every checkpoint")
     sample_length: int | None = option(None, "tokens of a sample, fewer than --load's model can see [as many]")
+    samples: Literal["running", "fixed"] = option(
+        "running",
+        "running: documents are shuffled and cut anew in every epoch, as in Megatron-LM; fixed: the same windows in "
+        "every epoch, in another order",
+    )
     data_cache_path: str | None = option(None, "folder for the indices of samples [beside each token file]")
     masking: MaskConfig = field(default_factory=MaskConfig)
 

@@ -14,8 +14,9 @@ from tokenizers import Tokenizer
 from mcc.core.errors import MccError, UsageError
 from mcc.core.events import SILENT, Reporter
 from mcc.data.training.blends import Blend
+from mcc.data.training.fixed import FixedOrder
 from mcc.data.training.masking import Vocabulary
-from mcc.data.training.open import Wanted, open_bert, open_gpt
+from mcc.data.training.open import Wanted, open_bert, open_fixed, open_gpt
 from mcc.models.base.family import families
 from mcc.train.config import TrainConfig
 from mcc.train.finetune.encode import Encoder
@@ -25,7 +26,7 @@ from mcc.train.finetune.task import find_task
 from mcc.train.objective import Objective, objective_of, objectives
 from mcc.train.sources.examples import ScoredExamples, TrainingExamples, check_vocabulary
 from mcc.train.sources.source import Evaluation, Source
-from mcc.train.sources.tokens import CausalTokens, MaskedTokens
+from mcc.train.sources.tokens import CausalTokens, FixedTokens, MaskedTokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +103,7 @@ def _token_source(
     data, model = config.data, config.model
     if not data.data_path:
         raise MccError("no training data", "--data-path PREFIX, as `mcc data preprocess` wrote it")
-    path = data.data_path
+    path, training = data.data_path, part == "train"
     if data.valid_data_path:
         path, part = (data.valid_data_path if part == "valid" else data.data_path), "all"
     wanted = Wanted(
@@ -114,6 +115,13 @@ def _token_source(
         seed=config.run.seed,
         cache=data.data_cache_path,
     )
+    if data.samples == "fixed" and not _causal(config):
+        raise UsageError(
+            f"--samples fixed is for causal models; {config.model.family} masks its samples anew in every epoch",
+            "leave it out",
+        )
+    if data.samples == "fixed" and training:
+        return _fixed(config, wanted, reporter)
     if _causal(config):
         opened = open_gpt(wanted, reporter)
         if opened is None:
@@ -127,6 +135,17 @@ def _token_source(
         raise UsageError("head pretraining learns pairs, but --bert-pairs is none", "--head lm")
     pairs = open_bert(wanted, masking, vocabulary, reporter)
     return None if pairs is None else MaskedTokens(pairs.samples, model.seq_length, model.vocab_size)
+
+
+def _fixed(config: TrainConfig, wanted: Wanted, reporter: Reporter) -> FixedTokens:
+    model, run = config.model, config.run
+    opened = open_fixed(wanted, reporter)
+    assert opened is not None  # there are always documents to train on
+    order = FixedOrder(len(opened.samples), run.global_batch_size, run.seed)
+    rest = f"; {order.left_out} more fill no batch" if order.left_out else ""
+    reporter.note(f"an epoch is {order.steps} steps of {run.global_batch_size} windows{rest}")
+    steady = run.rampup_batch_size is None
+    return FixedTokens(opened.samples, order, run.samples, model.seq_length, model.vocab_size, steady)
 
 
 def _task_data(config: TrainConfig, tokenizer: str, objective: Objective, reporter: Reporter) -> RunData:

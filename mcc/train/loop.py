@@ -16,6 +16,7 @@ from mcc.train.config import TrainConfig
 from mcc.train.data import open_data
 from mcc.train.engine import Engine, make_mesh
 from mcc.train.parallel.mesh import CPU
+from mcc.train.samples import never_again
 from mcc.train.saver import Saver, own_group
 from mcc.train.sources.prefetch import Prefetched
 from mcc.train.stop import Stop
@@ -42,6 +43,8 @@ def train(
     mesh = make_mesh(config, device)
     reporter = reporter if dist.get_rank() == 0 else SILENT
     data = open_data(config, tokenizer, reporter)
+    for what in never_again(config, data):
+        reporter.warn(what)
     engine = Engine(config, mesh, data.rows, data.train.epoch_samples)
     folder = Path(run.save) if run.save else None
     start(engine, folder, reporter)

@@ -26,6 +26,7 @@ from mcc.train.optim.schedule import LearningRate
 from mcc.train.parallel.fully_shard import check_fully_shard
 from mcc.train.parallel.pipeline import check_schedule
 from mcc.train.parallel.tokens import require_cp
+from mcc.train.samples import check_samples
 
 
 def prepare(config: TrainConfig, world_size: int) -> tuple[TrainConfig, str | None]:
@@ -50,7 +51,7 @@ def prepare(config: TrainConfig, world_size: int) -> tuple[TrainConfig, str | No
     check_fully_shard(config)
     check_compile(config)
     _check_layout(config, dp)
-    open_data(config, tokenizer)
+    check_samples(config, open_data(config, tokenizer), stages_of(config))
     return config, tokenizer
 
 
@@ -164,4 +165,6 @@ def without_effect(config: TrainConfig) -> list[str]:
         found.append(f"--loss-scale has no effect with --precision {run.precision}: fp16 alone has one")
     if parallel.sequence_parallel and parallel.tp == 1:
         found.append("--sequence-parallel has no effect: tp = 1")
+    if config.finetune.task and config.data.samples == "fixed":
+        found.append("--samples fixed has no effect: a task's examples are the same in every epoch")
     return found

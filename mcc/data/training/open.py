@@ -22,6 +22,7 @@ from mcc.data.samples import GPTSamples, Indices, SampleKey, build_indices, spli
 from mcc.data.training.bert_samples import BertSample, BertSamples
 from mcc.data.training.blends import Blend, Blended, Samples, build_blend
 from mcc.data.training.config import MaskConfig
+from mcc.data.training.fixed import WindowKey, build_windows
 from mcc.data.training.kept import Arrays, digest, kept
 from mcc.data.training.masking import Vocabulary
 from mcc.data.training.sentence_pairs import PairKey, build_pairs
@@ -108,6 +109,34 @@ def open_gpt(wanted: Wanted, reporter: Reporter = SILENT) -> Opened[NDArray[np.i
     return _opened(wanted, _files(wanted, len), one, lambda data, place: place, reporter)
 
 
+def open_fixed(wanted: Wanted, reporter: Reporter = SILENT) -> Opened[NDArray[np.int64]] | None:
+    """The windows of L+1 tokens that are the same in every epoch, in order of the file; `num_samples` says nothing.
+
+    Raises:
+        UsageError: there are several files. MccError: as for `open_gpt`; or there is no window.
+    """
+    if len(wanted.blend.prefixes) > 1:
+        raise UsageError(
+            f"--samples fixed takes every window once an epoch, so {len(wanted.blend.prefixes)} files with weights "
+            "cannot be mixed",
+            "mcc data merge makes one of them",
+        )
+
+    def one(data: IndexedDataset, documents: range, count: int) -> tuple[GPTSamples, Path | None]:
+        key = WindowKey(documents.start, documents.stop, wanted.seq_length)
+        folder = fixed_folder(data.prefix, key, wanted.cache)
+
+        def build() -> Arrays:
+            found = build_windows(data, documents, wanted.seq_length)
+            return {"doc_idx": found.doc_idx, "sample_idx": found.sample_idx, "shuffle_idx": found.shuffle_idx}
+
+        arrays, written = kept(folder, _stamp(data, key), build, reporter)
+        samples = GPTSamples(data, documents, wanted.seq_length, 1, wanted.seed, indices=Indices(**arrays))
+        return samples, folder if written else None
+
+    return _opened(wanted, _files(wanted, len), one, lambda data, place: place, reporter)
+
+
 def open_bert(
     wanted: Wanted, masking: MaskConfig, vocabulary: Vocabulary | None, reporter: Reporter = SILENT
 ) -> Opened[BertSample] | None:
@@ -152,6 +181,11 @@ def bert_folder(prefix: Path, key: PairKey, cache: str | None = None) -> Path:
     return _root(prefix, cache) / f"{name}_{key.short_seq_prob:g}p_{key.min_sentences}m"
 
 
+def fixed_folder(prefix: Path, key: WindowKey, cache: str | None = None) -> Path:
+    """Where the indices of fixed windows are kept."""
+    return _root(prefix, cache) / f"fixed_{key.start}-{key.stop}d_{key.seq_length}l"
+
+
 def _root(prefix: Path, cache: str | None) -> Path:
     if cache is None:
         return Path(f"{prefix}.samples")
@@ -160,7 +194,7 @@ def _root(prefix: Path, cache: str | None) -> Path:
     return Path(cache) / f"{prefix.name}-{place}.samples"
 
 
-def _stamp(data: IndexedDataset, key: SampleKey | PairKey) -> dict[str, Any]:
+def _stamp(data: IndexedDataset, key: SampleKey | PairKey | WindowKey) -> dict[str, Any]:
     return {"version": _VERSION, "index": digest(index_path(data.prefix)), **asdict(key)}
 
 

@@ -102,6 +102,11 @@ class Codec(ABC):
         return None
 
     @classmethod
+    def kept_bytes(cls, options: Any, sample: tuple[int, ...]) -> int:
+        """Bytes that one end keeps of a sample of this shape."""
+        return 0
+
+    @classmethod
     def feedback_refusal(cls, options: Any) -> str | None:
         """Why error feedback makes no sense around this codec, or None when it does.
 

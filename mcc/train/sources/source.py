@@ -33,6 +33,10 @@ class Source(ABC):
     def __len__(self) -> int:
         """How many samples there are, in all epochs."""
 
+    def kept_by(self, replicas: int) -> int | None:
+        """How many of the `distinct` samples may come to one replica."""
+        return self.distinct
+
     @abstractmethod
     def take(self, samples: range) -> Batch:
         """These samples, on the CPU."""

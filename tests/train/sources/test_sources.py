@@ -90,11 +90,12 @@ def equal(a: Batch, b: Batch) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("kind", ["gpt", "bert", "task"])
+@pytest.mark.parametrize("kind", ["gpt", "bert", "task", "fixed"])
 def test_no_layout_and_no_batch_size_changes_the_samples(
     tokens: Path, labelled: Path, tokenizer: str, kind: str
 ) -> None:
-    config = {"gpt": gpt(tokens), "bert": bert(tokens), "task": task(labelled)}[kind]
+    fixed = gpt(tokens, samples="fixed")
+    config = {"gpt": gpt(tokens), "bert": bert(tokens), "task": task(labelled), "fixed": fixed}[kind]
     source = open_data(config, tokenizer).train
     whole = source.batch(0, 48)
     for replicas in (1, 2, 8):
@@ -123,6 +124,47 @@ def test_tokens_for_causal_models(tokens: Path) -> None:
         assert batch["weights"].all() and batch["weights"].dtype == torch.float32
     assert (data.rows, data.seq_length, data.epoch_samples) == (1, 12, None)
     assert [(e.name, e.samples, e.metrics) for e in data.evaluations] == [("heldout", 16, None)]
+
+
+def test_fixed_windows(tokens: Path) -> None:
+    """Every epoch has every window once; window j is the tokens from j*T on, as the documents stand."""
+    config = gpt(tokens, samples="fixed")
+    source = open_data(dataclasses.replace(config, run=dataclasses.replace(config.run, train_iters=200))).train
+    dataset = IndexedDataset(tokens)
+    train, _, _ = split_documents(len(dataset), "80,20")
+    text = np.concatenate([dataset[i] for i in train]).astype(np.int64)
+    windows = (len(text) - 1) // 12
+    steps, size = windows // 8, windows // 8 * 8
+    assert (source.epoch_samples, source.distinct) == (size, size)
+    assert [source.kept_by(replicas) for replicas in (1, 4)] == [size, size // 4]
+    orders, places = [], []
+    for epoch in range(2):
+        batch = source.batch(epoch * size, size)
+        ids = batch["ids"].numpy()
+        assert len(set(ids)) == size and ids.max() < windows
+        for i, row, target in zip(ids, batch["tokens"].numpy(), batch["targets"].numpy(), strict=True):
+            assert np.array_equal(np.append(row, target[-1]), text[12 * i : 12 * i + 13])
+            assert np.array_equal(row[1:], target[:-1])
+        orders.append(ids.tolist())
+        places.append([set(ids.reshape(steps, 8)[:, place]) for place in range(8)])
+    assert orders[0] != orders[1] and sorted(orders[0]) == sorted(orders[1])
+    assert places[0] == places[1]  # so a window stays on its replica
+
+
+def test_fixed_windows_that_cannot_be(tokens: Path) -> None:
+    blend = gpt(tokens, samples="fixed")
+    blend = dataclasses.replace(blend, data=dataclasses.replace(blend.data, data_path=f"1 {tokens} 2 {tokens}"))
+    with pytest.raises(UsageError, match="2 files with weights cannot be mixed"):
+        open_data(blend)
+    with pytest.raises(UsageError, match="masks its samples anew"):
+        open_data(dataclasses.replace(bert(tokens), data=gpt(tokens, samples="fixed").data))
+    few = dataclasses.replace(gpt(tokens, samples="fixed"), run=RunConfig(global_batch_size=4000, micro_batch_size=1))
+    with pytest.raises(MccError, match="windows, fewer than global_batch_size = 4000"):
+        open_data(few)
+    long = gpt(tokens, samples="fixed")
+    long = dataclasses.replace(long, model=dataclasses.replace(long.model, seq_length=5000))
+    with pytest.raises(MccError, match="no window of 5000 tokens"):
+        open_data(long)
 
 
 def test_a_blend_and_held_out_files(tokens: Path) -> None:

@@ -87,7 +87,6 @@ class Delta(Codec):
 
     @classmethod
     def kept_bytes(cls, options: DeltaOptions, sample: tuple[int, ...]) -> int:
-        """Bytes that one end keeps of a sample of this shape."""
         return Kept(options.store_bits, sample).width
 
     def payload(self, context: Context = STEADY) -> tuple[TensorSpec, ...]:
