@@ -29,6 +29,7 @@ from mcc.train.parallel.fully_shard import FullyShard
 from mcc.train.parallel.gradients import TIED, GradSync, coded, sequence_parameters, sync_sequence
 from mcc.train.parallel.mesh import CPU, Mesh, build_mesh
 from mcc.train.parallel.pipeline import SCHEDULES, Pipeline
+from mcc.train.parallel.places import coded_parameters
 from mcc.train.parallel.stages import Stages, cut
 from mcc.train.parallel.tensor import Clock, ParallelAxes
 from mcc.train.parallel.tied import TiedSync, sums
@@ -80,8 +81,10 @@ class Engine:
         self.family = families.get(config.model.family)()
         self.objective = objectives.get(objective_of(config.model))()
         causal = self.family.blueprint.causal
-        self.axes = ParallelAxes(mesh, compress, self.clock, config.parallel.sequence_parallel, zigzag=causal)
         self.stages = stages_of(config)
+        self.axes = ParallelAxes(
+            mesh, compress, self.clock, config.parallel.sequence_parallel, zigzag=causal, stages=self.stages
+        )
         with torch.device("meta"):  # memory is taken once, where the parameters stay
             self.modules: dict[int, Stage] = {
                 index: self.family.build(
@@ -119,7 +122,8 @@ class Engine:
         if self.update.zero is not None and len(self.stages.ends) == 1 and dense:
             tied = False  # there is one copy, whose rows have owners as any other's
         alike = [name for name in self.parameters if self.family.row(name).tp_dim is None]
-        self.sync = GradSync(self.parameters, mesh, compress, self.clock, tied, self.update.zero, alike)
+        selects = coded_parameters(compress.get("dp.grad"), self.stages, self.family)
+        self.sync = GradSync(self.parameters, mesh, compress, self.clock, tied, self.update.zero, alike, selects)
         self.tied = self._tied_sync(compress) if tied else None
         self.sharded_tokens = sequence_parameters(self.parameters, self.family) if self.axes.sequence else []
         self._work = Work([], torch.zeros(1), None)

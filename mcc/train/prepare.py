@@ -25,6 +25,7 @@ from mcc.train.finetune.resolve import resolve
 from mcc.train.optim.schedule import LearningRate
 from mcc.train.parallel.fully_shard import check_fully_shard
 from mcc.train.parallel.pipeline import check_schedule
+from mcc.train.parallel.places import check_scopes
 from mcc.train.parallel.tokens import require_cp
 from mcc.train.samples import check_samples
 
@@ -90,7 +91,8 @@ def _check_layout(config: TrainConfig, dp: int) -> None:
     require_cp(config.model.seq_length, parallel.cp, causal, shares)
     for microbatches in config.run.microbatches(dp):
         check_schedule(parallel.schedule, parallel.vpp, microbatches, parallel.pp)
-    stages_of(config)
+    family = families.get(config.model.family)()
+    check_scopes(parse_all(config.compress), stages_of(config), family, config.model)
 
 
 def _check_folders(config: TrainConfig) -> None:

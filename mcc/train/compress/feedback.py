@@ -6,7 +6,9 @@ With x_t the tensors, y_t what the receiver sees and e_t the error kept,
 
 the sum telescopes: sum y_t = sum x_t - e_T, so nothing is lost for good.
 
-In evaluation tensors are coded as they are, and the error stays what it was.
+Some tensors of a stream may go as they are (`when=epilogue`). The next of them takes the error with it, y = x + e and
+e = 0; `lazy` keeps it for the next compressed one, in another step if need be (Optimus-CC's lazy error propagation,
+arXiv 2301.09830). Both telescope. In evaluation tensors are coded as they are, and the error stays what it was.
 """
 
 from __future__ import annotations
@@ -27,13 +29,17 @@ class Feedback(Codec):
     """A codec with error feedback. The error lives at the sender; the receiver decodes as without it.
 
     Errors are float32 whatever the tensors are: in bfloat16 a small error would vanish beside its tensor.
+
+    Args:
+        inner: the codec.
+        lazy: the error waits for the next tensor that is compressed.
     """
 
     source = "error feedback, arXiv 1901.09847, algorithm 1"
 
-    def __init__(self, inner: Codec) -> None:
+    def __init__(self, inner: Codec, lazy: bool = False) -> None:
         super().__init__(inner.options, inner.spec, inner.key)
-        self.inner = inner
+        self.inner, self.lazy = inner, lazy
         self.error = torch.zeros(inner.spec.shape)
 
     def payload(self, context: Context = STEADY) -> tuple[TensorSpec, ...]:
@@ -49,6 +55,15 @@ class Feedback(Codec):
 
     def decode(self, payload: Payload, context: Context) -> Tensor:
         return self.inner.decode(payload, context)
+
+    def pass_by(self, x: Tensor) -> Tensor:
+        """What is sent for x where the stream goes uncompressed: with the error that was kept, unless `lazy`."""
+        if self.lazy or not bool(self.error.any()):
+            return x
+        wanted = x.float() + self.error.to(x.device)
+        sent = wanted.to(x.dtype)
+        self.error = wanted - sent.float()  # what x's dtype cannot hold; zero in float32
+        return sent
 
     @classmethod
     def all_reduce(

@@ -2,6 +2,7 @@
 
 pp.forward=quantize:bits=4
 dp.grad=powersgd:rank=8,feedback=on
+pp.backward=powersgd:rank=16,when=epilogue,feedback=lazy
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from mcc.core.config import build, settings
 from mcc.core.errors import UsageError, unknown
 from mcc.train.compress.codec import Codec, TensorSpec, codecs
 from mcc.train.compress.feedback import Feedback
+from mcc.train.compress.where import EVERYWHERE, KEYS, Scope
 
 # What each site carries. A site is a place in the engine that asks its `CodecSpec` for codecs.
 SITES = {
@@ -26,22 +28,25 @@ SITES = {
     "embedding": "gradient of the tied embedding, summed over its two copies and the data-parallel ranks",
 }
 
-_SWITCH = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
+_FEEDBACK = {"on": "on", "true": "on", "1": "on", "off": "off", "false": "off", "0": "off", "lazy": "lazy"}
+_WRAPPERS = ("feedback", "warmup", *KEYS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CodecSpec:
     """A codec with its options and wrappers, for one site.
 
-    `feedback`: add what was lost of one tensor to the next. `warmup`: send as it is in the first steps; a number of
-    steps, or below 1 a share of the run.
+    `feedback`: add what was lost of one tensor to the next; with `lazy` to the next that is compressed. `warmup`: send
+    as it is in the first steps; a number of steps, or below 1 a share of the run. `scope`: where and when to compress.
     """
 
     site: str
     name: str
     options: Any
     feedback: bool = False
+    lazy: bool = False
     warmup: float = 0
+    scope: Scope = EVERYWHERE
 
     @property
     def codec(self) -> type[Codec]:
@@ -54,22 +59,24 @@ class CodecSpec:
         own = self.codec.all_reduce.__func__ is not Codec.all_reduce.__func__  # type: ignore[attr-defined]
         return own or self.codec.additive
 
-    def active(self, step: int, train_iters: int) -> bool:
-        """Whether step `step`, counted from 0, is compressed.
+    def active(self, step: int, train_iters: int, epoch: int = 0) -> bool:
+        """Whether step `step` of epoch `epoch`, both counted from 0, is compressed.
 
         >>> spec = parse("dp.grad=powersgd:rank=8,warmup=0.1")
         >>> spec.active(9, 100), spec.active(10, 100)
         (False, True)
         """
-        return step >= (self.warmup * train_iters if self.warmup < 1 else self.warmup)
+        warm = step >= (self.warmup * train_iters if self.warmup < 1 else self.warmup)
+        return warm and self.scope.when.reached(step, epoch)
 
     def make(self, spec: TensorSpec, key: str) -> Codec:
         """One end of the stream `key` of tensors of `spec`."""
         codec = self.codec(self.options, spec, f"{self.site}/{key}")
-        return Feedback(codec) if self.feedback else codec
+        return Feedback(codec, self.lazy) if self.feedback else codec
 
     def __str__(self) -> str:
-        wrappers = {"feedback": "on" if self.feedback else "off", "warmup": f"{self.warmup:g}"}
+        feedback = "lazy" if self.lazy else "on" if self.feedback else "off"
+        wrappers = {"feedback": feedback, "warmup": f"{self.warmup:g}", **self.scope.wrappers()}
         options = {**dataclasses.asdict(self.options), **wrappers}
         return f"{self.site}={self.name}:" + ",".join(f"{key}={value}" for key, value in options.items())
 
@@ -92,13 +99,17 @@ def parse(text: str) -> CodecSpec:
     cls = codecs.get(name)
     values = _values(text, listed)
     feedback = values.pop("feedback", "off")
-    if feedback not in _SWITCH:
-        raise UsageError(f"--compress {text!r}: feedback={feedback} is neither on nor off")
+    if feedback not in _FEEDBACK:
+        raise UsageError(f"--compress {text!r}: feedback={feedback} is neither on nor off nor lazy")
+    try:
+        scope = Scope.take(site, values)
+    except UsageError as error:
+        raise UsageError(f"--compress {text!r}: {error.what}", error.hint) from None
     warmup = _number(text, values.pop("warmup", "0"))
     known = [setting.name for setting in settings(cls.Options)]
     for key in values:
         if key not in known:
-            raise unknown(f"option of codec {name}", key, [*known, "feedback", "warmup"])
+            raise unknown(f"option of codec {name}", key, [*known, *_WRAPPERS])
     try:
         options = build(cls.Options, values)
     except UsageError as error:
@@ -106,7 +117,16 @@ def parse(text: str) -> CodecSpec:
     reason = cls.refusal(site, options) or (cls.feedback_refusal(options) if _SWITCH[feedback] else None)
     if reason:
         raise UsageError(f"--compress {text!r}: {reason}")
-    return CodecSpec(site=site, name=name, options=options, feedback=_SWITCH[feedback], warmup=warmup)
+    how = _FEEDBACK[feedback]
+    return CodecSpec(
+        site=site,
+        name=name,
+        options=options,
+        feedback=how != "off",
+        lazy=how == "lazy",
+        warmup=warmup,
+        scope=scope,
+    )
 
 
 def parse_all(texts: Iterable[str]) -> dict[str, CodecSpec]:

@@ -16,6 +16,7 @@ from mcc.train.compress.codec import Codec, Context, TensorSpec
 from mcc.train.compress.collective import Collective, CompressedSum
 from mcc.train.compress.spec import CodecSpec
 from mcc.train.parallel.mesh import Mesh
+from mcc.train.parallel.places import Selects
 from mcc.train.parallel.tensor import Clock
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class GradSync:
         tied: whether the model ties its output layer to the embedding.
         zero: which rows the replicas own, or None. Uncompressed gradients then go to the owners alone.
         alike: parameters that every tensor-parallel rank holds whole.
+        selects: the parameters, by name, that the codec is for; the others go uncompressed.
     """
 
     def __init__(
@@ -52,26 +54,28 @@ class GradSync:
         tied: bool = True,
         zero: Zero | None = None,
         alike: Collection[str] = (),
+        selects: Selects = lambda name: True,
     ) -> None:
         self.zero = zero
         self.group, self.clock = mesh.replicas_sum("dp.grad"), clock
-        self.spec = coded(compress, mesh)
+        self.flat = {name: parameters[name] for name in sorted(parameters) if not tied or name != TIED}
+        chosen = {name: parameter for name, parameter in self.flat.items() if selects(name)}
+        self.spec = coded(compress, mesh) if chosen else None
         self.coded: dict[str, nn.Parameter] = {}
         self.streams: dict[str, Codec] = {}
         self.buckets: list[tuple[str, list[str], CompressedSum]] = []
         spec = self.spec
-        self.flat = {name: parameters[name] for name in sorted(parameters) if not tied or name != TIED}
         if spec is None or self.group.size == 1:
             return
         if not spec.codec.matrixwise:
-            whole = [name for name in self.flat if name in alike and mesh.tp > 1]
-            for key, names in (("bucket", [name for name in self.flat if name not in whole]), ("alike", whole)):
+            whole = [name for name in chosen if name in alike and mesh.tp > 1]
+            for key, names in (("bucket", [name for name in chosen if name not in whole]), ("alike", whole)):
                 rows = -(-sum(self.flat[name].numel() for name in names) // _WIDTH)
                 if rows:
                     stream = CompressedSum(spec, TensorSpec((rows, _WIDTH), torch.float32), key, self.group)
                     self.buckets.append((key, names, stream))
             return
-        for name, parameter in list(self.flat.items()):
+        for name, parameter in chosen.items():
             if parameter.dim() < 2:
                 continue
             codec = spec.make(TensorSpec(tuple(parameter.shape), torch.float32), name)
@@ -101,7 +105,8 @@ class GradSync:
             for _, names, stream in self.buckets:
                 grads = [gradient(self.flat[name]) for name in names]
                 self._set(grads, _summed(grads, stream, context))
-            return
+            inside = {name for _, names, _ in self.buckets for name in names}
+            dense = [parameter for name, parameter in self.flat.items() if name not in inside]
         grads = [gradient(p) for p in dense]
         self._set(grads, self.group.sum_flat(grads))
 

@@ -179,9 +179,14 @@ class Pipeline:
             make, held = (self.kind.several, self.wired) if several else (self.kind.single, self.wired[0])
             self._schedule = make(held, microbatches, loss_fn=_own_loss, scale_grads=False)
             for stage in self.wired:
-                order = getattr(self._schedule, "pipeline_order", {})  # of schedules of several stages a rank
-                before = order.get(self.stages.rank_of(stage.stage_index - 1), ()) if stage.stage_index else ()
+                order = self._schedule.pipeline_order  # by rank
+                before = order[self.stages.rank_of(stage.stage_index - 1)] if stage.stage_index else ()
                 stage.acknowledges = acknowledged(before, stage.stage_index - 1)
+                stage.epilogues = {
+                    index: epilogue(order[self.stages.rank_of(index)], index)
+                    for index in (stage.stage_index, stage.stage_index + 1)
+                    if index < len(self.stages)
+                }
         return self._schedule
 
 
@@ -203,6 +208,28 @@ def acknowledged(actions: Iterable[Any], stage: int) -> dict[int, list[int]]:
             elif part.computation_type.name in ("FULL_BACKWARD", "BACKWARD_INPUT"):
                 done.append(part.microbatch_index)
     return found
+
+
+def epilogue(actions: Iterable[Any], stage: int) -> frozenset[int]:
+    """The micro-batches whose gradients `stage` sends at or after its last forward pass.
+
+    Under 1F1B these are the last p - k of stage k of p: the last one of the steady state and all while the pipeline
+    drains, which nothing hides (Optimus-CC, arXiv 2301.09830, epilogue-only compression).
+
+    Args:
+        actions: of the rank that has the stage, in torch's notation and order.
+        stage: its index.
+    """
+    last, sent = 0, dict[int, int]()
+    for when, action in enumerate(actions):
+        for part in () if action is None else action.sub_actions or (action,):
+            if part.stage_index != stage:
+                continue
+            if part.computation_type.name == "FORWARD":
+                last = when
+            elif part.computation_type.name in ("FULL_BACKWARD", "BACKWARD_INPUT"):
+                sent[part.microbatch_index] = when
+    return frozenset(microbatch for microbatch, when in sent.items() if when >= last)
 
 
 def _own_loss(output: Tensor, target: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -21,7 +22,9 @@ from mcc.train.compress.collective import Collective, CompressedGather, Compress
 from mcc.train.compress.spec import CodecSpec
 from mcc.train.parallel import sequence
 from mcc.train.parallel.mesh import Mesh
+from mcc.train.parallel.places import Selects, coded_keys
 from mcc.train.parallel.ring import Ring
+from mcc.train.parallel.stages import Stages
 from mcc.train.parallel.tokens import Dealt
 
 Stream = CompressedSum | CompressedScatter | CompressedGather
@@ -84,14 +87,19 @@ class Clock:
 
     def active(self, spec: CodecSpec | None) -> bool:
         """Whether a site with `spec` compresses now."""
-        return spec is not None and spec.active(self.step, self.train_iters)
+        context = self.context()
+        return spec is not None and spec.active(context.step, self.train_iters, context.epoch)
 
 
 class Site:
-    """A place whose sums, or their halves, a codec compresses: a stream per key, made when its shape is first seen."""
+    """A place whose sums, or their halves, a codec compresses: a stream per key, made when its shape is first seen.
 
-    def __init__(self, spec: CodecSpec | None, group: Collective, clock: Clock) -> None:
+    Keys that `selects` does not select stay uncompressed.
+    """
+
+    def __init__(self, spec: CodecSpec | None, group: Collective, clock: Clock, selects: Selects) -> None:
         self.spec, self.group, self.clock = spec, group, clock
+        self.selects = cache(selects)
         self.streams: dict[str, Stream] = {}
         self.waiting: dict[str, dict[str, Tensor]] = {}
 
@@ -99,7 +107,7 @@ class Site:
         """The sum over ranks of x, a new tensor; compressed unless `dense` or the site has no codec."""
         if self.group.size == 1:
             return x
-        spec = self._spec(dense)
+        spec = self._spec(key, dense)
         if spec is None:
             return self.group.sum_(x.clone())
         stream = self._stream(CompressedSum, spec, x, key)
@@ -108,7 +116,7 @@ class Site:
 
     def scatter(self, x: Tensor, key: str, dense: bool) -> Tensor:
         """This rank's tokens [B, T/P, D] of the sum over ranks of x[B, T, D]; compressed as `sum` is."""
-        pieces, spec = x.chunk(self.group.size, 1), self._spec(dense)
+        pieces, spec = x.chunk(self.group.size, 1), self._spec(key, dense)
         if spec is None:
             return self.group.scatter_sum(pieces)
         stream = self._stream(CompressedScatter, spec, pieces[0], key)
@@ -117,7 +125,7 @@ class Site:
 
     def gather(self, x: Tensor, key: str, dense: bool) -> Tensor:
         """x[B, T/P, D] of all ranks as [B, T, D]; compressed as `sum` is."""
-        spec = self._spec(dense)
+        spec = self._spec(key, dense)
         if spec is None:
             return sequence.gather(x, self.group)
         stream = self._stream(CompressedGather, spec, x, key)
@@ -128,8 +136,8 @@ class Site:
         """Every codec in use, by key."""
         return {f"{key}/{name}": c for key, stream in self.streams.items() for name, c in stream.codecs().items()}
 
-    def _spec(self, dense: bool) -> CodecSpec | None:
-        return None if dense or not self.clock.active(self.spec) else self.spec
+    def _spec(self, key: str, dense: bool) -> CodecSpec | None:
+        return self.spec if not dense and self.clock.active(self.spec) and self.selects(key) else None
 
     def _stream(self, kind: type[Stream], spec: CodecSpec, x: Tensor, key: str) -> Stream:
         """The stream of `key`, of tensors like x."""
@@ -151,6 +159,7 @@ class ParallelAxes(Axes):
         sequence: shard the hidden states between the sharded regions over the tokens (Megatron-LM's
             --sequence-parallel).
         zigzag: whether context parallelism deals the tokens zig-zag, for a causal model; see `Dealt`.
+        stages: the model's, for codecs of some of its layers.
     """
 
     def __init__(
@@ -160,12 +169,15 @@ class ParallelAxes(Axes):
         clock: Clock,
         sequence: bool = False,
         zigzag: bool = True,
+        stages: Stages | None = None,
     ) -> None:
         self.size, self.rank = mesh.tp, mesh.tp_rank
         self.sequence = sequence and mesh.tp > 1
         self.context_size, self.context_rank = mesh.cp, mesh.cp_rank
-        self.forward = Site(compress.get("tp.forward"), mesh.collective("tp", "tp.forward"), clock)
-        self.backward = Site(compress.get("tp.backward"), mesh.collective("tp", "tp.backward"), clock)
+        self.forward, self.backward = (
+            Site(compress.get(site), mesh.collective("tp", site), clock, coded_keys(compress.get(site), stages))
+            for site in ("tp.forward", "tp.backward")
+        )
         self.vocab = mesh.collective("tp", "tp.vocab")
         self.tokens = mesh.collective("tp", "tp.tokens")
         self.dealt = Dealt(mesh.cp, mesh.cp_rank, zigzag)

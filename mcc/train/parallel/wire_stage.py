@@ -22,8 +22,10 @@ from torch.distributed.pipelining import PipelineStage
 
 from mcc.train.compress import host
 from mcc.train.compress.codec import Codec, TensorSpec, nbytes, pack, unpack
+from mcc.train.compress.feedback import Feedback
 from mcc.train.compress.spec import CodecSpec
 from mcc.train.parallel.mesh import Mesh
+from mcc.train.parallel.places import boundary_coded
 from mcc.train.parallel.stages import Stages
 from mcc.train.parallel.tensor import Clock
 
@@ -73,6 +75,8 @@ class WireStage(PipelineStage):
 
     Attributes:
         acknowledges: a micro-batch -> those whose gradients the stage before has used when it sends that one forward.
+        epilogues: of this stage and the one after: the micro-batches whose gradients a stage sends at or after its
+            last forward pass.
     """
 
     def __init__(
@@ -102,6 +106,7 @@ class WireStage(PipelineStage):
         self.ends: dict[tuple[str, str], Codec] = {}
         self.messages: dict[tuple[str, int], Tensor] = {}
         self.acknowledges: dict[int, list[int]] = {}
+        self.epilogues: dict[int, frozenset[int]] = {}
         self._hidden = hidden
         self._sent: dict[tuple[str, int], _Sent] = {}
         for site, end, neighbour in (
@@ -112,7 +117,7 @@ class WireStage(PipelineStage):
         ):
             spec = self.specs[site]
             apart = 0 <= neighbour < len(stages) and stages.rank_of(neighbour) != mesh.pp_rank
-            if spec is not None and apart:
+            if spec is not None and apart and boundary_coded(spec, stages, min(index, neighbour)):
                 self.ends[site, end] = spec.make(hidden, f"boundary{min(index, neighbour)}")
 
     def codecs(self) -> dict[str, Codec]:
@@ -206,12 +211,22 @@ class WireStage(PipelineStage):
         if sent is not None:
             sent.wait()  # not long: the neighbour has it
 
-    def _codec(self, site: str, end: str) -> Codec | None:
-        return self.ends.get((site, end)) if self.clock.active(self.specs[site]) else None
+    def _codec(self, site: str, end: str, microbatch: int) -> Codec | None:
+        """The codec that this message goes through, if any: both ends find the same."""
+        codec, spec = self.ends.get((site, end)), self.specs[site]
+        if codec is None or spec is None or not self.clock.active(spec):
+            return None
+        sender = self.stage_index + (end == "receive")  # of a gradient
+        late = spec.scope.when.kind != "epilogue" or microbatch in self.epilogues[sender]
+        return codec if late else None
 
     def _send(self, ops: list[dist.P2POp], site: str, microbatch: int) -> list[dist.P2POp]:
-        codec, context = self._codec(site, "send"), self.clock.context(microbatch)
+        codec, context = self._codec(site, "send", microbatch), self.clock.context(microbatch)
+        idle = self.ends.get((site, "send")) if codec is None else None
         for op in ops:
+            if isinstance(idle, Feedback):
+                with torch.no_grad():
+                    op.tensor = idle.pass_by(op.tensor.detach())
             # gloo takes a short message into a longer buffer without a word, so sizes are checked here.
             assert codec is None or op.tensor.shape == codec.spec.shape, f"{site}: {op.tensor.shape}"
             if codec is not None:
@@ -238,7 +253,7 @@ class WireStage(PipelineStage):
         return send
 
     def _receive(self, ops: list[dist.P2POp], site: str, microbatch: int) -> list[dist.P2POp]:
-        codec, context = self._codec(site, "receive"), self.clock.context(microbatch)
+        codec, context = self._codec(site, "receive", microbatch), self.clock.context(microbatch)
         for op in ops:
             wanted = op.tensor
             if codec is not None:
@@ -251,7 +266,7 @@ class WireStage(PipelineStage):
         return ops
 
     def _decode(self, site: str, microbatch: int, infos: Any) -> None:
-        codec, message = self._codec(site, "receive"), self.messages.pop((site, microbatch), None)
+        codec, message = self._codec(site, "receive", microbatch), self.messages.pop((site, microbatch), None)
         if message is None:
             return
         (info,) = infos
