@@ -17,6 +17,7 @@ from mcc.models.base.config import ModelConfig
 from mcc.models.base.family import families
 from mcc.train.compiled import check_compile
 from mcc.train.compress.codec import Codec
+from mcc.train.compress.presets import with_presets
 from mcc.train.compress.spec import CodecSpec, parse_all
 from mcc.train.config import TrainConfig
 from mcc.train.data import open_data
@@ -37,6 +38,7 @@ def prepare(config: TrainConfig, world_size: int) -> tuple[TrainConfig, str | No
         UsageError, MccError: anything that would make the run fail, with the numbers.
     """
     families.get(config.model.family)
+    config = with_presets(config)
     parse_all(config.compress)
     _check_folders(config)
     config, tokenizer = _model(config)
@@ -52,7 +54,9 @@ def prepare(config: TrainConfig, world_size: int) -> tuple[TrainConfig, str | No
     check_fully_shard(config)
     check_compile(config)
     _check_layout(config, dp)
-    check_samples(config, open_data(config, tokenizer), stages_of(config))
+    data = open_data(config, tokenizer)
+    check_samples(config, data, stages_of(config))
+    check_epochs(config, data.train.epoch_samples)
     return config, tokenizer
 
 
@@ -121,6 +125,20 @@ def refuse_other_run(config: TrainConfig) -> None:
         raise UsageError(f"{run.save} already holds a run", "--resume continues it; or choose another --save")
 
 
+def check_epochs(config: TrainConfig, epoch_samples: int | None) -> None:
+    """Refuse to wait for an epoch of data whose epochs are not known.
+
+    Raises:
+        UsageError: a codec would.
+    """
+    for site, spec in parse_all(config.compress).items():
+        if epoch_samples is None and spec.scope.when.kind == "epoch":
+            raise UsageError(
+                f"--compress {site}: when={spec.scope.when}, but epochs of blends and BERT's samples are not known",
+                "when=after:STEP",
+            )
+
+
 def check_precision(config: TrainConfig) -> None:
     """Refuse codecs that remember gradients where gradients may overflow: fp16's loss scale is found by overflowing.
 
@@ -169,4 +187,10 @@ def without_effect(config: TrainConfig) -> list[str]:
         found.append("--sequence-parallel has no effect: tp = 1")
     if config.finetune.task and config.data.samples == "fixed":
         found.append("--samples fixed has no effect: a task's examples are the same in every epoch")
+    for site, spec in parse_all(config.compress).items():
+        axis = site.partition(".")[0]
+        if axis in ("tp", "pp") and getattr(parallel, axis) == 1:
+            found.append(f"--compress {site} has no effect: {axis} = 1")
+        elif spec.scope.when.kind != "epoch" and not spec.active(run.train_iters - 1, run.train_iters):
+            found.append(f"--compress {site} has no effect: the run ends before it begins to compress")
     return found

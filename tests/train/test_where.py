@@ -20,6 +20,7 @@ from mcc.train.compress.where import Ranges
 from mcc.train.parallel.pipeline import epilogue
 from mcc.train.parallel.places import boundary_coded, check_scopes, coded_keys, coded_parameters
 from mcc.train.parallel.stages import cut
+from mcc.train.prepare import check_epochs, without_effect
 from tests.ranks import run_ranks
 from tests.train.toy import make_engine, toy_config, train
 
@@ -139,6 +140,18 @@ def test_what_a_scope_covers():
     assert whole("embedding.tokens.weight") and whole("final_norm.weight")
     some = coded_parameters(parse("dp.grad=none:layers=0-"), stages, FAMILY)
     assert all(some(name) == name.startswith("layers.") for name, _, _ in FAMILY.table(MODEL))
+
+
+def test_what_never_compresses_is_told_or_refused():
+    config = toy_config(1, 2, 1, ("pp.forward=quantize:when=after:20", "tp.forward=quantize", "pp.backward=quantize"))
+    assert [what.split(":")[0] for what in without_effect(config)] == [
+        "--compress pp.forward has no effect",
+        "--compress tp.forward has no effect",
+    ]
+    waits = toy_config(1, 2, 1, ("pp.forward=quantize:when=epoch:1",))
+    check_epochs(waits, 100)
+    with pytest.raises(UsageError, match="samples are not known"):
+        check_epochs(waits, None)
 
 
 def _order(schedule, p, n):

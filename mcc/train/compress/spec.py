@@ -114,7 +114,7 @@ def parse(text: str) -> CodecSpec:
         options = build(cls.Options, values)
     except UsageError as error:
         raise UsageError(f"--compress {text!r}: {error.what}", error.hint) from None
-    reason = cls.refusal(site, options) or (cls.feedback_refusal(options) if _SWITCH[feedback] else None)
+    reason = cls.refusal(site, options) or (cls.feedback_refusal(options) if _FEEDBACK[feedback] != "off" else None)
     if reason:
         raise UsageError(f"--compress {text!r}: {reason}")
     how = _FEEDBACK[feedback]
