@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from mcc.cli import bench_network
+from mcc.cli.blends import BlendCommand
 from mcc.cli.console import JSON, print_json, reporter, table
 from mcc.core.events import SILENT, Reporter, track
 
@@ -118,3 +120,6 @@ def _shape(text: str) -> tuple[int, ...]:
     if not all(part.isdigit() and int(part) for part in parts):
         raise typer.BadParameter(f"{text!r} is not ROWSxCOLUMNS", param_hint="--shape")
     return tuple(int(part) for part in parts)
+
+
+app.command(epilog=bench_network.EPILOG, cls=BlendCommand)(bench_network.network)
