@@ -1,7 +1,7 @@
 """A training run whose ranks live in the namespaces of a `Network`, watched by the process that started them.
 
-Ranks are forked from a server that has imported torch once. They are killed with the server, and the server ends when
-this process does, however that comes: no rank outlives it.
+Ranks are forked from a server that has imported torch once. They end with this process, and with the server, however
+those end: no rank outlives them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from types import TracebackType
@@ -140,6 +141,7 @@ def _rank(order: Path, hosts: Path, namespace: str, environment: dict[str, Any])
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     enter(namespace)  # before any thread starts
     show_file(hosts, "/etc/hosts")
+    threading.Thread(target=_die_with_owner, name="owner", daemon=True).start()
     os.environ.update({name: str(value) for name, value in environment.items()})
     try:
         work(Order.read(order))
@@ -147,3 +149,11 @@ def _rank(order: Path, hosts: Path, namespace: str, environment: dict[str, Any])
         sys.exit(error.exit_code)
     except Exception:
         sys.exit(1)
+
+
+def _die_with_owner() -> None:
+    """The server lives as long as a rank does; so a rank looks for itself whether who wanted it is still there."""
+    owner = multiprocessing.parent_process()
+    assert owner is not None
+    owner.join()
+    os.kill(os.getpid(), signal.SIGKILL)
