@@ -23,6 +23,8 @@ mcc train --model gpt2-345m --data-path out/train_text_document --tokenizer gpt2
 
 mcc train small.toml --nproc 8 --tp 2 --pp 2 --compress pp.forward=quantize:bits=4
 
+mcc train small.toml --nproc 4 --pp 4 --compress optimus-cc
+
 torchrun --nproc-per-node 8 -m mcc train small.toml --tp 2 --pp 2 --resume
 """
 
@@ -57,10 +59,20 @@ def train(
     list_codecs: Annotated[
         bool, typer.Option("--list-codecs", help="Print the codecs, their options and the sites, and stop.")
     ] = False,
+    list_presets: Annotated[
+        bool, typer.Option("--list-presets", help="Print the presets of compression for --compress, and stop.")
+    ] = False,
+    show_compress: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Print what a preset of --list-presets stands for, and stop."),
+    ] = None,
     json: console.JSON = False,
     settings: dict[str, Any],
 ) -> None:
     """Train a language model, 3D-parallel, with compressed communication."""
+    if list_presets or show_compress is not None:
+        _print_presets(show_compress, json)
+        return
     if list_codecs:
         _print_codecs(json)
         return
@@ -69,7 +81,7 @@ def train(
         return
     if model is not None:
         settings = _preset(model, config) | settings
-    resolved = resolve(TrainConfig, config, settings)
+    resolved = _with_presets(resolve(TrainConfig, config, settings), config, settings)
     if show_config:
         console.print_json(plain(resolved))
         return
@@ -106,6 +118,45 @@ def _preset(name: str, file: Path | None) -> dict[str, Any]:
 
     there = read_toml(file).get("model", {}) if file is not None else {}
     return {f"model.{key}": value for key, value in presets.values(name).items() if key not in there}
+
+
+def _with_presets(resolved: TrainConfig, file: Path | None, flags: dict[str, Any]) -> TrainConfig:
+    """`resolved` with presets of compression replaced; what the file or the flags set goes before what they need."""
+    from mcc.core.config import read_toml
+    from mcc.train.compress.presets import with_presets
+
+    there = read_toml(file) if file is not None else {}
+    sections = {f"{key}.{name}" for key, value in there.items() if isinstance(value, dict) for name in value}
+    return with_presets(resolved, {*sections, *flags})
+
+
+def _print_presets(name: str | None, json: bool) -> None:
+    from mcc.train.compress import presets
+    from mcc.train.compress.spec import parse
+
+    found: list[dict[str, Any]] = [
+        {
+            "preset": key,
+            "description": preset.description,
+            "source": preset.source,
+            "compress": [str(parse(text)) for text in preset.compress] if name else list(preset.compress),
+            "settings": preset.settings,
+        }
+        for key in (presets.names() if name is None else [name])
+        for preset in [presets.preset(key)]
+    ]
+    if json:
+        console.print_json(found if name is None else found[0])
+        return
+    if name is not None:
+        (only,) = found
+        compress = "\n".join(f"--compress {text}" for text in only["compress"])
+        needs = "\n".join(f"{path} = {value}" for path, value in only["settings"].items())
+        rows = [["what", only["description"]], ["source", only["source"]], ["compress", compress]]
+        console.table(name, ["", ""], rows + ([["settings", needs]] if needs else []))
+        return
+    rows = [[entry["preset"], entry["description"], "\n".join(entry["compress"])] for entry in found]
+    console.table("Presets", ["preset", "does", "--compress"], rows)
 
 
 def _print_models(json: bool) -> None:

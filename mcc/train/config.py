@@ -203,4 +203,6 @@ class TrainConfig:
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     observe: ObserveConfig = field(default_factory=ObserveConfig)
     safety: SafetyConfig = field(default_factory=SafetyConfig)
-    compress: tuple[str, ...] = option((), "SITE=CODEC[:key=value,...]: compress that traffic (repeatable)")
+    compress: tuple[str, ...] = option(
+        (), "SITE=CODEC[:key=value,...]: compress that traffic (repeatable); or a preset of --list-presets"
+    )
