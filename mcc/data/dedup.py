@@ -23,6 +23,8 @@ from mcc.data.base.records import ReadConfig
 from mcc.data.base.step import StepReport, side_path
 from mcc.data.base.streams import expand
 from mcc.data.base.work import Work
+from mcc.data.base.workers import Workers
+from mcc.data.near_duplicates import phases
 from mcc.data.near_duplicates.fingerprints import check_saved
 from mcc.data.near_duplicates.minhash import Bands, choose_bands
 from mcc.data.near_duplicates.phases import (
@@ -40,6 +42,7 @@ from mcc.data.near_duplicates.phases import (
     write_phase,
 )
 from mcc.data.near_duplicates.sketch import engine_class
+from mcc.data.near_duplicates.texts import Texts
 
 # What decides which documents are alike, and how they are found; equal texts need none of it.
 _OF_THE_SEARCH = ("threshold", "shingle_chars", "num_perm", "bands", "rows", "engine")
@@ -152,7 +155,9 @@ def dedup(
     config, sides = config or DedupConfig(), sides or Sides()
     if duplicates is not None:
         sides = replace(sides, duplicates=duplicates)
-    return run(dedup_job(inputs, output, config, sides), config.workers, reporter)
+    with Workers(config.workers) as workers:
+        workers.start(phases.__name__)
+        return run(dedup_job(inputs, output, config, sides), workers, reporter)
 
 
 def dedup_job(
@@ -162,7 +167,7 @@ def dedup_job(
     config, sides = config or DedupConfig(), sides or Sides()
     records_path(output)
     source = RecordSource(inputs, config.read)
-    plan = make_plan(config, inputs, sides.load)
+    plan = make_plan(config, inputs, source, sides.load)
     outputs = side_outputs(output, sides)
     outputs.append(Output(output, phase=WRITE, stream="out"))
 
@@ -188,7 +193,7 @@ def dedup_job(
             candidates_phase(plan),
             compare_phase(plan),
             decide_phase(plan, sides.duplicates, sides.save is not None),
-            write_phase(plan, inputs, output),
+            write_phase(plan, source, output),
         ),
         outputs=outputs,
         report=report,
@@ -214,8 +219,10 @@ def job_key(config: DedupConfig, sides: Sides) -> object:
     return [plain(replace(config, workers=1)), states, places]
 
 
-def make_plan(config: DedupConfig, inputs: Sequence[str | Path], load: Sequence[Path] = ()) -> Plan:
-    """The settings of all phases.
+def make_plan(
+    config: DedupConfig, inputs: Sequence[str | Path], source: RecordSource, load: Sequence[Path] = ()
+) -> Plan:
+    """The settings of all phases over `source` of `inputs`.
 
     Raises:
         UsageError: there are more or fewer keys than inputs, or a file has two.
@@ -224,6 +231,7 @@ def make_plan(config: DedupConfig, inputs: Sequence[str | Path], load: Sequence[
     plan = Plan(
         read=config.read,
         loaded=tuple(load),
+        texts=Texts(tuple(map(str, source.paths)), config.read.keys[0]),
         names=_names(inputs, config.key),
         engine=config.engine,
         chars=config.shingle_chars,

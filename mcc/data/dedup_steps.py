@@ -106,7 +106,8 @@ def find_job(
         raise UsageError(f"heuristic-iter = {mains}", "the documents of a bucket to compare with, or -1 for all")
     if config.keep != "first":
         raise UsageError(f"keep = {config.keep} has no effect when pairs are only found", "leave it out")
-    plan = make_plan(config, inputs, sides.load)
+    source = RecordSource(inputs, config.read)
+    plan = make_plan(config, inputs, source, sides.load)
     outputs = [*side_outputs(output, sides), Output(records_path(output, parquet=False), file=_PAIRS)]
 
     def report(counts: Counter[str], work: Work) -> PairsReport:
@@ -121,7 +122,7 @@ def find_job(
         output=output,
         key=[job_key(config, sides), mains],
         phases=(
-            sign_phase(plan, RecordSource(inputs, config.read), sides.rejects or side_path(output, "rejects")),
+            sign_phase(plan, source, sides.rejects or side_path(output, "rejects")),
             candidates_phase(plan),
             compare_phase(plan, mains if mains > 0 else 1 << 40),
             Single(name=_PAIRS, run=_WritePairs(plan, output, sides.save is not None)),

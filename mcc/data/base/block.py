@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -58,6 +58,10 @@ class Block:
         if len(data) != size:
             raise MccError(f"{self.path} was changed while it was read", "start again when it stays as it is")
         return data
+
+    def read(self) -> Block:
+        """The block with its data held."""
+        return self if self.place is None else replace(self, held=self.data, place=None)
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
         """Number and bytes of every line, without its end."""

@@ -21,7 +21,7 @@ from mcc.data.base.records import DUMP, JSONL, PARQUET, TEXT, ReadConfig
 from mcc.data.base.streams import COMPRESSIONS, content_suffix, expand
 from mcc.data.base.text_blocks import TextFile
 
-__all__ = ["Block", "FileSource", "RecordSource", "Source"]
+__all__ = ["Again", "Block", "FileSource", "RecordSource", "Source"]
 
 
 class Source(ABC):
@@ -74,6 +74,28 @@ class FileSource(Source):
 
     def check(self, counts: Mapping[str, int]) -> None:
         """Such files may be empty."""
+
+
+class Again(Source):
+    """The blocks of a source once more, when an earlier phase has counted its documents."""
+
+    def __init__(self, source: Source) -> None:
+        self._source, self.paths = source, source.paths
+
+    def units(self) -> int:
+        """Those of the source."""
+        return self._source.units()
+
+    def blocks(self, unit: int) -> Iterator[Block]:
+        """Those of the source."""
+        return self._source.blocks(unit)
+
+    def key(self) -> Any:
+        """That of the source."""
+        return self._source.key()
+
+    def check(self, counts: Mapping[str, int]) -> None:
+        """The earlier phase did."""
 
 
 class BlockFile(Protocol):

@@ -34,6 +34,8 @@ class LineFile:
         self._stretches: list[Stretch] = stretches(path, block_bytes) if self._compressed else []
         # A unit, where its first line begins, and that line's number: of the one that comes next.
         self._next: tuple[int, int, int] = (0, 0, 1)
+        # Units that were cut before, for the phases to come: (first line's number, place, problems).
+        self._cut: dict[int, tuple[int, tuple[int, int], tuple[Problem, ...]]] = {}
 
     def units(self) -> int:
         """A plain file has one for every `block_bytes`, so has one that a step compressed; any other is one."""
@@ -53,6 +55,16 @@ class LineFile:
         kept: whoever works on the block reads them."""
         begin, total = inner * self.block_bytes, self.path.stat().st_size
         end = min(begin + self.block_bytes, total)
+        if inner not in self._cut:
+            self._cut[inner] = self._search(inner, begin, end)
+        line, place, problems = self._cut[inner]
+        return Block(
+            path=str(self.path), unit=unit, line=line, place=place, problems=problems, size=max(end - begin, 0)
+        )
+
+    def _search(self, inner: int, begin: int, end: int) -> tuple[int, tuple[int, int], tuple[Problem, ...]]:
+        """The number of the first line that starts in bytes [begin, end), where the lines stand, and those that are too
+        long."""
         problems: tuple[Problem, ...] = ()
         with self.path.open("rb", buffering=0) as stream:
             start, line = self._first_line(stream, inner, begin)
@@ -71,14 +83,7 @@ class LineFile:
                 stream.seek(0)
                 start = len(BOM) if last >= len(BOM) and read_exactly(stream, len(BOM)) == BOM else 0
         self._next = (inner + 1, stop, line + lines)
-        return Block(
-            path=str(self.path),
-            unit=unit,
-            line=line,
-            place=(start, last - start),
-            problems=problems,
-            size=max(end - begin, 0),
-        )
+        return line, (start, last - start), problems
 
     def _first_line(self, stream: IO[bytes], inner: int, begin: int) -> tuple[int, int]:
         """Where the first line that starts at or behind `begin` does, and its number."""

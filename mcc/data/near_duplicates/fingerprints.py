@@ -14,7 +14,7 @@ import os
 import struct
 import zlib
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,13 +80,17 @@ class Fingerprints:
     Args:
         loaded: files that `save` wrote.
         parts: files that hold chunks and nothing else.
+        text_of: what `parts` keep of a text -> the text in UTF-8; by default that is what they keep.
 
     Attributes:
         loaded: how many documents come from loaded files.
     """
 
-    def __init__(self, loaded: Sequence[Path], parts: Sequence[Path]) -> None:
+    def __init__(
+        self, loaded: Sequence[Path], parts: Sequence[Path], text_of: Callable[[bytes], bytes] | None = None
+    ) -> None:
         self.paths = [*loaded, *parts]
+        self._text_of = text_of
         self._files = [path.open("rb", buffering=0) for path in self.paths]
         rows: list[tuple[int, ...]] = []
         self.loaded = 0
@@ -190,7 +194,11 @@ class Fingerprints:
         """The text."""
         chunk, raw = self._payload(document, 1)
         try:
-            return (zlib.decompress(raw) if self.is_loaded(chunk) else raw).decode()
+            if self.is_loaded(chunk):
+                raw = zlib.decompress(raw)
+            elif self._text_of is not None:
+                raw = self._text_of(raw)
+            return raw.decode()
         except (zlib.error, UnicodeDecodeError) as error:
             raise self._damaged(chunk) from error
 

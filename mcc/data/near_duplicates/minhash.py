@@ -55,12 +55,14 @@ def choose_bands(threshold: float, num_perm: int = 256) -> Bands:
     Raises:
         UsageError: the threshold is not between 0 and 1, or the sketch too short.
     """
-    from datasketch import MinHashLSH
-
     if not 0 < threshold <= 1:
         raise UsageError(f"threshold = {threshold} must be above 0 and at most 1")
     if num_perm < 2:
         raise UsageError(f"num_perm = {num_perm} must be at least 2")
+    if (threshold, num_perm) == (0.8, 256):
+        return Bands(30, 8)  # what it answers by default; to ask takes half a second, most of it to import scipy
+    from datasketch import MinHashLSH
+
     # Its choice has no solution close to 1; bands for a lower threshold find those documents too.
     chosen = MinHashLSH(threshold=min(threshold, 0.95), num_perm=num_perm, weights=(0.005, 0.995))
     return Bands(chosen.b, chosen.r)

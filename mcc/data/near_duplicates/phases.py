@@ -19,7 +19,7 @@ import orjson
 from numpy.typing import NDArray
 
 from mcc.core.events import Reporter
-from mcc.data.base.blocks import Block, FileSource, RecordSource, Source
+from mcc.data.base.blocks import Again, Block, FileSource, RecordSource, Source
 from mcc.data.base.job import Apply, Map, Single
 from mcc.data.base.part import Part
 from mcc.data.base.records import BOM, ReadConfig, Record
@@ -30,6 +30,7 @@ from mcc.data.near_duplicates.compare import Likeness, Links, duplicates, pairs
 from mcc.data.near_duplicates.fingerprints import Fingerprints, pack_chunk
 from mcc.data.near_duplicates.minhash import Bands
 from mcc.data.near_duplicates.sketch import Engine, engine_class
+from mcc.data.near_duplicates.texts import Texts
 
 SIGN, FIND, COMPARE, DECIDE, WRITE = "sign", "candidates", "compare", "decide", "write"
 # What `Single` phases leave in the job's folder.
@@ -44,6 +45,7 @@ class Plan:
 
     Args:
         loaded: files of fingerprints whose documents come before all others.
+        texts: how texts are kept, and found again.
         names: path -> key that names its documents; None for `id`, `url` or the place.
         bands: None when only equal texts are duplicates.
         normalize: how texts are made alike before they are compared as equal: `none`, `whitespace`, `letters`.
@@ -53,6 +55,7 @@ class Plan:
 
     read: ReadConfig
     loaded: tuple[Path, ...]
+    texts: Texts
     names: Mapping[str, str | None]
     engine: str
     chars: int
@@ -82,7 +85,7 @@ class Plan:
 
     def prints(self, work: Work) -> Fingerprints:
         """All fingerprints: the loaded ones, and those that the first phase wrote."""
-        return Fingerprints(self.loaded, work.parts(SIGN, "prints"))
+        return Fingerprints(self.loaded, work.parts(SIGN, "prints"), self.texts.finder())
 
 
 NORMALIZATIONS: dict[str, Callable[[str], str]] = {
@@ -111,7 +114,9 @@ class _Sign:
             names: list[bytes] = []
             lines: list[int] = []
             scores: list[float] = []
-            for where, line, record in block.records_and_lines(plan.read, part):
+            sizes: list[int] = []
+            there = block.read()
+            for where, line, record in there.records_and_lines(plan.read, part):
                 try:
                     name = _name(record, plan.names.get(block.path), where)
                     score = _score(record, plan.score)
@@ -124,25 +129,31 @@ class _Sign:
                 names.append(orjson.dumps(name))
                 lines.append(int(where.rpartition(":")[2]))
                 scores.append(score)
+                sizes.append(len(line))
             if texts:
-                for piece in _chunk(block, texts, names, lines, scores):
+                kept = [b""] * len(texts)
+                if engine is not None:
+                    kept = plan.texts.kept(block, there.data, lines, sizes) or [text.encode() for text in texts]
+                for piece in _chunk(block, texts, names, lines, scores, kept):
                     part.write_bytes("prints", piece)
 
         def _chunk(
-            block: Block, texts: list[str], names: list[bytes], lines: list[int], scores: list[float]
+            block: Block,
+            texts: list[str],
+            names: list[bytes],
+            lines: list[int],
+            scores: list[float],
+            kept: Sequence[bytes],
         ) -> Iterator[bytes]:
-            encoded = [text.encode() for text in texts]
-            compared = encoded if plan.normalize == "none" else [normal(text).encode() for text in texts]
             keys, sketches = engine.sketches(texts) if engine is not None else (b"", b"")
             sections = {
-                "digest": b"".join(blake2b(text, digest_size=16).digest() for text in compared),
+                "digest": b"".join(blake2b(text.encode(), digest_size=16).digest() for text in map(normal, texts)),
                 "keys": keys,
                 "sketch": sketches,
                 "line": np.array(lines, dtype="<i8"),
                 "chars": np.array([len(text) for text in texts], dtype="<i8"),
                 "score": np.array(scores, dtype="<f8") if plan.score is not None else b"",
             }
-            kept = encoded if engine is not None else [b""] * len(texts)
             return pack_chunk(block.unit, block.part, sections, names, kept)
 
         return apply
@@ -330,16 +341,9 @@ def _decisions(work: Work, count: int) -> tuple[NDArray[np.uint32], NDArray[np.f
     return kept_of, similarity
 
 
-def write_phase(plan: Plan, inputs: Sequence[str | Path], output: Path) -> Map:
+def write_phase(plan: Plan, source: RecordSource, output: Path) -> Map:
     """The lines of the documents that stay, as they were."""
-    return Map(name=WRITE, source=_Again(inputs, plan.read), make=_Write(plan), streams={"out": output})
-
-
-class _Again(RecordSource):
-    """The same blocks once more; the documents have been counted."""
-
-    def check(self, counts: Mapping[str, int]) -> None:
-        """The first phase did."""
+    return Map(name=WRITE, source=Again(source), make=_Write(plan), streams={"out": output})
 
 
 @dataclass(frozen=True)

@@ -115,3 +115,10 @@ def test_fast_likeness() -> None:
     engine = Fast(Bands(2, 2), 5)
     assert engine.samples == 4
     assert engine.likeness(bytes([1, 2, 3, 4]), [bytes([1, 2, 3, 4]), bytes([1, 2, 0, 0])]).tolist() == [1.0, 0.5]
+
+
+def test_the_default_choice_of_bands_is_datasketchs() -> None:
+    from datasketch import MinHashLSH
+
+    chosen = MinHashLSH(threshold=0.8, num_perm=256, weights=(0.005, 0.995))
+    assert choose_bands(0.8, 256) == Bands(chosen.b, chosen.r)
