@@ -40,7 +40,7 @@ STEPS = {
 }
 # Workers of each run that is made at once.
 RUNS = {"one": (1,), "two": (2,), "twice one": (1, 1)}
-MEGABYTES, ROUNDS, OUT = 100, 3, "out"
+MEGABYTES, ROUNDS, OUT = 100, 5, "out"
 
 
 def main() -> None:

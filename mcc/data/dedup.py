@@ -147,7 +147,8 @@ def dedup(
     Args:
         duplicates: short for `Sides(duplicates=...)`.
 
-    Needs room on the disk of `output` for a copy of the documents; resident are about 50 bytes a document.
+    Needs room on the disk of `output` for what it keeps of each document (about 600 bytes, and the text where the input
+    is compressed); resident are about 50 bytes a document.
 
     Raises:
         MccError: bad input, or fingerprints that were made in another way.

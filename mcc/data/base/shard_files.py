@@ -8,18 +8,22 @@ from one to another.
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, overload
+from typing import IO, Any, overload
 
 from mcc.data.base.block import Block
 from mcc.data.base.memory import keep_freed
 from mcc.data.base.part import Part
 from mcc.data.base.work import JOURNAL, Work, last_entry
+
+# So many bytes at a time are made ready: Linux asks for no more at once by default.
+_READY_BYTES = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -85,10 +89,23 @@ class BlockWorker:
         streams = self._kept.pop((place.unit, place.part))
         for name, offset in place.offsets.items():
             with (self._folder / name).open("r+b", buffering=0) as file:
-                file.seek(offset)
-                left = memoryview(streams[name])
-                while left:
-                    left = left[file.write(left) :]
+                put(file, offset, streams[name])
+
+
+def put(file: IO[bytes], offset: int, raw: bytes) -> None:
+    """Write `raw` at a place of an unbuffered file, also behind its end.
+
+    While a process writes, others wait that write to the same file; not while pages are made ready. So the file is made
+    long enough and its new pages are asked for, and then there is only copying left to wait for.
+    """
+    if hasattr(os, "posix_fadvise") and len(raw) > _READY_BYTES:
+        os.pwrite(file.fileno(), raw[-1:], offset + len(raw) - 1)
+        for at in range(offset, offset + len(raw), _READY_BYTES):
+            os.posix_fadvise(file.fileno(), at, _READY_BYTES, os.POSIX_FADV_WILLNEED)
+    file.seek(offset)
+    left = memoryview(raw)
+    while left:
+        left = left[file.write(left) :]
 
 
 class ShardFiles:
