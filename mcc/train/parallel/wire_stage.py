@@ -61,6 +61,27 @@ class _Sent:
             self._work = None
 
 
+class _Receive:
+    """A receive that may have begun before torch asks for it. `then`: to be done once it is asked for."""
+
+    def __init__(self, peer: int) -> None:
+        self._peer = peer
+        self._work: dist.Work | None = None
+        self.then: Callable[[], None] | None = None
+
+    def begin(self, tensor: Tensor, group: dist.ProcessGroup | None = None, tag: int = 0) -> None:
+        """Begin, if it has not."""
+        if self._work is None:
+            self._work = dist.irecv(tensor, group=group, tag=tag, group_src=self._peer)
+
+    def __call__(self, tensor: Tensor, group: dist.ProcessGroup | None = None, tag: int = 0, **_: Any) -> Any:
+        self.begin(tensor, group, tag)
+        if self.then is not None:
+            self.then()
+        work, self._work = self._work, None
+        return work
+
+
 class WireStage(PipelineStage):
     """A pipeline stage whose neighbours exchange payloads. Without codecs it is torch's, with its bytes counted.
 
@@ -74,6 +95,7 @@ class WireStage(PipelineStage):
         clock: the engine's.
 
     Attributes:
+        ahead: micro-batches of a step whose receives may begin early; 0: none.
         acknowledges: a micro-batch -> those whose gradients the stage before has used when it sends that one forward.
         epilogues: of this stage and the one after: the micro-batches whose gradients a stage sends at or after its
             last forward pass.
@@ -107,8 +129,10 @@ class WireStage(PipelineStage):
         self.messages: dict[tuple[str, int], Tensor] = {}
         self.acknowledges: dict[int, list[int]] = {}
         self.epilogues: dict[int, frozenset[int]] = {}
+        self.ahead = 0
         self._hidden = hidden
         self._sent: dict[tuple[str, int], _Sent] = {}
+        self._begun: dict[tuple[str, int], list[dist.P2POp]] = {}
         for site, end, neighbour in (
             ("pp.forward", "receive", index - 1),
             ("pp.backward", "send", index - 1),
@@ -155,12 +179,41 @@ class WireStage(PipelineStage):
         return self._send(super().get_bwd_send_ops(bwd_chunk_id), "pp.backward", bwd_chunk_id)
 
     def get_fwd_recv_ops(self, fwd_chunk_id: int) -> list[dist.P2POp]:
-        self._allocate(self.args_recv_info[fwd_chunk_id])
-        return self._receive(super().get_fwd_recv_ops(fwd_chunk_id), "pp.forward", fwd_chunk_id)
+        return self._with_next("pp.forward", fwd_chunk_id, self._forward_receives)
 
     def get_bwd_recv_ops(self, bwd_chunk_id: int) -> list[dist.P2POp]:
-        self._allocate(self.grad_recv_info.get(bwd_chunk_id, ()))
-        return self._receive(super().get_bwd_recv_ops(bwd_chunk_id), "pp.backward", bwd_chunk_id)
+        return self._with_next("pp.backward", bwd_chunk_id, self._backward_receives)
+
+    def _forward_receives(self, microbatch: int) -> list[dist.P2POp]:
+        self._allocate(self.args_recv_info[microbatch])
+        return self._receive(super().get_fwd_recv_ops(microbatch), "pp.forward", microbatch)
+
+    def _backward_receives(self, microbatch: int) -> list[dist.P2POp]:
+        self._allocate(self.grad_recv_info.get(microbatch, ()))
+        return self._receive(super().get_bwd_recv_ops(microbatch), "pp.backward", microbatch)
+
+    def _with_next(self, site: str, microbatch: int, receives: Callable[[int], list[dist.P2POp]]) -> list[dist.P2POp]:
+        """The receives of a micro-batch. When torch begins them, those of the next one begin, too.
+
+        gloo sends nothing before its receiver waits for it: a receive that begins when its micro-batch's turn comes
+        would leave the link idle while the stage computes.
+        """
+        ops = self._begun.pop((site, microbatch), None) or receives(microbatch)
+        if not ops or host.carrier(ops[0].tensor.device.type, ops[0].group) != "gloo":
+            return ops
+        for op in ops:
+            if not isinstance(op.op, _Receive):
+                op.op = _Receive(op.group_peer)
+        if microbatch + 1 < self.ahead:
+
+            def begin_next() -> None:
+                following = self._begun[site, microbatch + 1] = receives(microbatch + 1)
+                for op in following:
+                    op.op = _Receive(op.group_peer)
+                    op.op.begin(op.tensor, op.group, op.tag)
+
+            ops[-1].op.then = begin_next
+        return ops
 
     def _get_init_p2p_neighbors_ops(self) -> list[dist.P2POp]:
         # torch 2.11 begins with messages between neighbours, in V schedules to itself too, which gloo cannot send.
@@ -199,6 +252,7 @@ class WireStage(PipelineStage):
     def clear_runtime_states(self) -> None:
         super().clear_runtime_states()
         self._sent.clear()
+        self._begun.clear()
 
     def _allocate(self, infos: Any) -> None:
         """Buffers for what is about to be received."""
