@@ -17,7 +17,7 @@ EPILOG = r"""Examples:
 mcc bench network --layout pp=2 --rates 1gbit,100mbit \
   --compress "pp.forward=quantize:bits=4 pp.backward=quantize:bits=4"
 
-mcc bench network small.toml --layout dp=2 --rates 100mbit,10mbit --compress dp.grad=powersgd:rank=8 --plot dp.png
+mcc bench network small.toml --layout dp=2 --rates 100mbit,10mbit --compress wan --compress datacenter --plot dp.png
 
 Needs Linux, root and the programs ip and tc. Every rank gets a network namespace; nothing else is touched.
 """
@@ -46,7 +46,7 @@ def network(
     compress: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="'SITE=CODEC ...'",
+            metavar="'PRESET or SITE=CODEC ...'",
             help="One compressed run: what `mcc train --compress` takes, several with spaces between (repeatable).",
         ),
     ] = None,
@@ -91,7 +91,7 @@ def network(
             from mcc.train.network.corpus import embedded
 
             training = embedded(training, folder / "corpus", reporter())
-        report = measure(wanted, training, folder, reporter())
+        report = measure(wanted, training, folder, reporter(), {*there, *settings})
     if plot is not None:
         from mcc.train.network.plot import draw
 
@@ -125,7 +125,7 @@ def _print(report: Any) -> None:
             )
     columns = ["rate", "run", "step, ms", "steps timed", "bytes a step", "x dense here", "of unshaped dense"]
     table(f"Training at {report.layout}", columns, rows)
-    rows = [[run.name, site, sent] for run in report.runs for site, sent in run.timings[0].wire_bytes.items()]
+    rows = [[run.name, site, sent] for run in report.runs for site, sent in _steady(run).items()]
     table("Bytes sent a step by all ranks", ["run", "site", "bytes"], rows)
     if report.runs[0].heldout_loss is not None:
         rows = [[run.name, run.heldout_loss, run.loss_ratio] for run in report.runs]
@@ -136,3 +136,9 @@ def _print(report: Any) -> None:
             f"At {bar.rate} dense training has {bar.dense_fraction:.3f} of its unshaped speed, "
             f"{bar.best} {bar.fraction:.3f}."
         )
+
+
+def _steady(run: Any) -> dict[str, int]:
+    """The bytes of a run's last timed steps: codecs are warm then."""
+    found: dict[str, int] = next((t.wire_bytes for t in reversed(run.timings) if t.steps), {})
+    return found

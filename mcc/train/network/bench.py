@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from mcc.core.config import plain
 from mcc.core.errors import MccError
 from mcc.core.events import SILENT, Reporter
+from mcc.train.compress.presets import with_presets
 from mcc.train.config import TrainConfig
 from mcc.train.network.config import DENSE, SETTLING, NetworkConfig
 from mcc.train.network.links import Network
@@ -88,23 +90,31 @@ class Report:
     config: Mapping[str, Any] = field(default_factory=dict)
 
 
-def measure(config: NetworkConfig, training: TrainConfig, folder: Path, reporter: Reporter = SILENT) -> Report:
+def measure(
+    config: NetworkConfig,
+    training: TrainConfig,
+    folder: Path,
+    reporter: Reporter = SILENT,
+    given: Collection[str] | None = None,
+) -> Report:
     """Train densely and compressed on links of every rate.
 
     Args:
         config: what to measure.
         training: the run; its layout and what it compresses are replaced.
         folder: for the runs' files.
+        given: paths of settings that presets leave alone; None: those that are not the default.
 
     Raises:
         UsageError: a run's configuration makes no sense; none was started.
         MccError: the machine cannot lay out networks; a rank failed.
     """
     require()
-    runs = [(DENSE, ()), *((text, tuple(text.split())) for text in config.compress)]
+    runs: list[tuple[str, tuple[str, ...]]] = [(DENSE, ()), *((text, tuple(text.split())) for text in config.compress)]
     # All are checked before one is started.
     prepared = [
-        prepare(_configured(config, training, folder / str(i), c), config.world_size) for i, (_, c) in enumerate(runs)
+        prepare(_configured(config, training, folder / str(i), c, given), config.world_size)
+        for i, (_, c) in enumerate(runs)
     ]
     links = config.links()
     measured = []
@@ -121,12 +131,15 @@ def measure(config: NetworkConfig, training: TrainConfig, folder: Path, reporter
     return compared(config, resolved, goodput, measured)
 
 
-def _configured(config: NetworkConfig, training: TrainConfig, save: Path, compress: tuple[str, ...]) -> TrainConfig:
+def _configured(
+    config: NetworkConfig, training: TrainConfig, save: Path, compress: tuple[str, ...], given: Collection[str] | None
+) -> TrainConfig:
+    """A run of the measurement: presets replaced by what they stand for."""
     axes: dict[str, Any] = {"tp": 1, "pp": 1, "dp": 1, "cp": 1} | config.axes()
     parallel = dataclasses.replace(training.parallel, **axes)
     steps = max(training.run.train_iters, config.least_steps)
     run = dataclasses.replace(training.run, train_iters=steps, log_interval=1, save=str(save / "run"))
-    return dataclasses.replace(training, parallel=parallel, run=run, compress=compress)
+    return with_presets(dataclasses.replace(training, parallel=parallel, run=run, compress=compress), given)
 
 
 def _run(
@@ -212,8 +225,6 @@ def compared(config: NetworkConfig, training: TrainConfig, goodput: Mapping[str,
             for timing, beside in zip(run.timings, dense.timings, strict=True)
         ]
         found.append(dataclasses.replace(run, timings=timings, loss_ratio=_ratio(run.heldout_loss, dense.heldout_loss)))
-    from mcc.core.config import plain
-
     return Report(
         layout=config.layout,
         steps=training.run.train_iters,

@@ -179,8 +179,9 @@ class Pipeline:
             make, held = (self.kind.several, self.wired) if several else (self.kind.single, self.wired[0])
             self._schedule = make(held, microbatches, loss_fn=_own_loss, scale_grads=False)
             for stage in self.wired:
-                # Messages of several stages a rank come in the schedule's order, not in that of micro-batches.
-                stage.ahead = 0 if several else microbatches
+                # Messages of several stages a rank come in the schedule's order, not in that of micro-batches; and
+                # 1F1B is chosen to hold little, where gpipe holds a whole step's activations.
+                stage.ahead = microbatches if self.kind.single is ScheduleGPipe and not several else 0
                 order = self._schedule.pipeline_order  # by rank
                 before = order[self.stages.rank_of(stage.stage_index - 1)] if stage.stage_index else ()
                 stage.acknowledges = acknowledged(before, stage.stage_index - 1)
