@@ -15,11 +15,24 @@ from mcc.train.compress.codec import Context, TensorSpec, codecs, nbytes, pack, 
 from mcc.train.compress.spec import parse, parse_all
 from tests.train.compress.streams import make, normal
 
+GRIDS = ["grid=midrise", "grid=acsgd"]
+OTHERWISE = [
+    ",".join(("bits=4,scale=channel", *options))
+    for options in itertools.product(["range=max", "range=rms"], ["rounding=nearest", "rounding=stochastic"], GRIDS)
+    if options != ("range=max", "rounding=nearest", "grid=midrise")
+]
 # Every codec, with option sets that change its path; a codec without an entry is tested with its defaults.
 VARIANTS = {
     "fp8": ["", "format=e5m2,scale=channel", "scale=block,block=7", "format=e5m2,scale=tensor"],
     "sign": ["", "scale=channel", "scale=block,block=7", "scale=tensor"],
-    "quantize": ["bits=1", "bits=3,scale=channel", "bits=4,scale=block,block=7", "bits=8,scale=tensor", "bits=6"],
+    "quantize": [
+        "bits=1",
+        "bits=3,scale=channel",
+        "bits=4,scale=block,block=7",
+        "bits=8,scale=tensor",
+        "bits=6",
+        *OTHERWISE,
+    ],
     "powersgd": [
         *("rank=2", "rank=3,bits=16", "rank=3,bits=8", "rank=2,warm_start=false", "rank=99", "rank=2,per=sample"),
     ],
