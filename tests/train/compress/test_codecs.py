@@ -33,6 +33,7 @@ VARIANTS = {
         "bits=6",
         *OTHERWISE,
     ],
+    "hadamard": ["", "bits=2,block=4", "bits=3,block=8"],
     "powersgd": [
         *("rank=2", "rank=3,bits=16", "rank=3,bits=8", "rank=2,warm_start=false", "rank=99", "rank=2,per=sample"),
     ],
