@@ -36,7 +36,7 @@ def rerun(
     work = Path(config.work or Path(config.out) / "work") / name
     models, data = (None if folder is None else Path(folder) for folder in (config.models, config.data))
     place = Place(models=models, data=data, work=work)
-    training = dict(paper.training(config, place, reporter)) | {f"parallel.{a}": n for a, n in paper.layout.items()}
+    training = dict(paper.training(config, place, reporter)) | {f"parallel.{a}": n for a, n in paper.axes.items()}
     training["run.seed"] = config.seed
     rows = []
     with reporter.task(name, len(settings), "settings") as task:
@@ -47,7 +47,7 @@ def rerun(
     report = Report(
         paper=name,
         source=paper.source,
-        layout=",".join(f"{axis}={size}" for axis, size in paper.layout.items()),
+        layout=paper.layout,
         size=config.size if config.steps is None else f"{config.size}, {config.steps} steps",
         quality=paper.quality,
         rows=rows,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any, ClassVar
 
 from mcc.core.events import Reporter
@@ -39,13 +40,13 @@ class Paper(ABC):
 
     Attributes:
         source: the paper.
-        layout: ranks by axis: {"tp": 2, "pp": 2}.
+        layout: ranks by axis: tp=2,pp=2.
         rates: of the links that steps are timed on.
         quality: the title among `figures` that the plot shows.
     """
 
     source: ClassVar[str]
-    layout: ClassVar[Mapping[str, int]]
+    layout: ClassVar[str]
     rates: ClassVar[Sequence[str]]
     quality: ClassVar[str]
 
@@ -70,12 +71,15 @@ class Paper(ABC):
         return {}
 
     @property
+    def axes(self) -> dict[str, int]:
+        """Ranks by axis."""
+        parts = (part.split("=") for part in self.layout.split(","))
+        return {axis: int(size) for axis, size in parts}
+
+    @property
     def ranks(self) -> int:
         """Ranks of every run."""
-        found = 1
-        for size in self.layout.values():
-            found *= size
-        return found
+        return prod(self.axes.values())
 
 
 papers = Kind("paper", "mcc.train.papers", Paper)

@@ -99,9 +99,7 @@ def train(
         finally:
             _end(process)
     if late:
-        raise MccError(
-            f"{name}: ended after {limit_s:g} s at step {done} of {steps}", "a higher --limit, fewer --steps"
-        )
+        raise MccError(f"{name}: ended after {limit_s:g} s at step {done} of {steps}", "--limit, or fewer --steps")
     if process.returncode:
         raise MccError(f"{name}: {_told(log)}", f"all of it in {log}")
     found = summary(metrics.read(run), time.monotonic() - began)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from mcc.core.errors import MccError
 from mcc.core.events import Reporter
 from mcc.core.files import atomic_path, write_text
 from mcc.data.corpus import python_corpus
@@ -38,6 +39,24 @@ def python_texts(folder: Path) -> tuple[Path, Path]:
         write_text(train, "".join(line for i, line in enumerate(lines) if i % _HELD_OUT))
         write_text(held_out, "".join(lines[::_HELD_OUT]))
     return train, held_out
+
+
+def first_tokens(text: Path, file: Path, model: Path, count: int) -> Path:
+    """The beginning of a text that has so many tokens, as one document.
+
+    Raises:
+        MccError: the text has fewer.
+    """
+    if not file.exists():
+        from tokenizers import Tokenizer
+
+        whole = text.read_text(encoding="utf-8")
+        tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+        offsets = tokenizer.encode(whole, add_special_tokens=False).offsets
+        if len(offsets) < count:
+            raise MccError(f"{text} has {len(offsets)} tokens, {count} are needed", "a smaller --size")
+        write_text(file, json.dumps({"text": whole[: offsets[count - 1][1]]}) + "\n")
+    return file
 
 
 def beginning(text: Path, file: Path, lines: int) -> Path:
