@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mcc.cli import bench_network
+from mcc.cli import bench_network, bench_paper
 from mcc.cli.blends import BlendCommand
 from mcc.cli.console import JSON, print_json, reporter, table
 from mcc.core.events import SILENT, Reporter, track
@@ -123,3 +123,4 @@ def _shape(text: str) -> tuple[int, ...]:
 
 
 app.command(epilog=bench_network.EPILOG, cls=BlendCommand)(bench_network.network)
+app.command(epilog=bench_paper.EPILOG)(bench_paper.paper)

@@ -126,7 +126,7 @@ def measure(
         for i, ((name, compress), (resolved, tokenizer)) in enumerate(zip(runs, prepared, strict=True)):
             network.shape(None, config.latency_ms)
             with Training(resolved, tokenizer, network, folder / str(i)) as under_way:
-                measured.append(_run(name, compress, under_way, network, config, reporter))
+                measured.append(follow_rates(name, compress, under_way, network, config, reporter))
             task.advance()
     return compared(config, resolved, goodput, measured)
 
@@ -142,7 +142,7 @@ def _configured(
     return with_presets(dataclasses.replace(training, parallel=parallel, run=run, compress=compress), given)
 
 
-def _run(
+def follow_rates(
     name: str,
     compress: tuple[str, ...],
     training: Training,

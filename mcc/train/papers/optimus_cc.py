@@ -25,7 +25,7 @@ class OptimusCC(Paper):
 
     source = "Optimus-CC, arXiv 2301.09830"
     layout = "pp=4,dp=2"
-    rates = ("1gbit", "100mbit")
+    rates = ("100mbit", "20mbit")
     quality = "held-out loss"
 
     def settings(self) -> Sequence[Setting]:

@@ -10,7 +10,7 @@ from typing import Any
 from mcc.core import provenance
 from mcc.core.errors import MccError, unknown
 from mcc.core.events import SILENT, Reporter
-from mcc.train.papers.base import run
+from mcc.train.papers.base import links, run
 from mcc.train.papers.base.config import PaperConfig, Place
 from mcc.train.papers.base.paper import Paper, Setting, Values
 from mcc.train.papers.base.report import Report, Row, write
@@ -43,6 +43,14 @@ def rerun(
         for setting in settings:
             rows.append(_row(setting, training, paper, config, place, reporter, program))
             task.advance()
+    times: Mapping[str, links.Times] = {}
+    goodput: Mapping[str, float] = {}
+    no_links = links.why_not() if config.links else "not asked for"
+    if no_links is None:
+        ran = [setting for setting, row in zip(settings, rows, strict=True) if row.run and not setting.twin]
+        on_links = {**training, **paper.timed(training, place, reporter)}
+        times, goodput = links.timed(paper, ran, on_links, config, work, reporter)
+        rows = [dataclasses.replace(row, step_s=times.get(row.name, {})) for row in rows]
     record = provenance.describe({}, {"seed": config.seed})
     report = Report(
         paper=name,
@@ -51,6 +59,8 @@ def rerun(
         size=config.size if config.steps is None else f"{config.size}, {config.steps} steps",
         quality=paper.quality,
         rows=rows,
+        no_links=no_links,
+        goodput_mbit=goodput,
         versions={key: record[key] for key in ("mcc", "git", "python", "packages", "started")},
     )
     write(report, Path(config.out))

@@ -31,6 +31,7 @@ class PaperConfig:
     links: bool = option(True, "time steps on links of several rates, too, where this machine can lay them out")
     rates: str | None = option(None, "rates of the links [the paper's]", metavar="RATE,RATE,...")
     timed_steps: int = option(4, "steps timed at each rate")
+    link_limit: float = option(120.0, "seconds after which a rate is left, however many steps it has had")
     seed: int = option(1234, "seed of every run")
 
     def __post_init__(self) -> None:

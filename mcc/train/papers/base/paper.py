@@ -66,7 +66,7 @@ class Paper(ABC):
     def figures(self, scores: Values) -> dict[str, float]:
         """Columns of the table from a run's last scores: `{"accuracy": 0.8}`."""
 
-    def timed(self, training: Values, place: Place) -> Values:
+    def timed(self, training: Values, place: Place, reporter: Reporter) -> Values:
         """What a run on shaped links has instead; of `TrainConfig` by path, over `training`."""
         return {}
 
