@@ -19,7 +19,7 @@ _FILES = ("msr_paraphrase_train.txt", "msr_paraphrase_test.txt")
 # Steps, and pairs that are scored (0: all).
 _SIZES = {"quick": (4, 64), "normal": (64, 512), "full": (510, 0)}
 _BATCH = 16
-_NAMES = ("a1", "a2", "t1", "t2", "t3", "t4", "r1", "r2", "r3", "r4", "q1", "q2", "q3")
+_PRESETS = ("t1", "t2", "t3", "t4", "r1", "r2", "r3", "r4", "q1", "q2", "q3")
 
 
 class MCBench(Paper):
@@ -31,7 +31,7 @@ class MCBench(Paper):
     quality = "held-out loss"
 
     def settings(self) -> Sequence[Setting]:
-        compressed = [Setting(name=name, compress=(f"mcbench-{name}",)) for name in _NAMES]
+        compressed = [Setting(name=name, compress=(f"mcbench-{name}",)) for name in _PRESETS]
         again = Setting(name=f"{DENSE}, another seed", values={"run.seed": 4321}, twin=True)
         return [Setting(name=DENSE), again, *compressed]
 
