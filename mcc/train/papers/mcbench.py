@@ -17,7 +17,7 @@ from mcc.train.papers.base.texts import beginning
 _MODEL, _TASK = "minilm-bert", "mrpc"
 _FILES = ("msr_paraphrase_train.txt", "msr_paraphrase_test.txt")
 # Steps, and pairs that are scored (0: all).
-_SIZES = {"quick": (4, 64), "normal": (64, 512), "full": (510, 0)}
+_SIZES = {"quick": (4, 64), "normal": (128, 512), "full": (510, 0)}
 _BATCH = 16
 _PRESETS = ("t1", "t2", "t3", "t4", "r1", "r2", "r3", "r4", "q1", "q2", "q3")
 
@@ -50,7 +50,7 @@ class MCBench(Paper):
             "run.micro_batch_size": 8,
             "run.global_batch_size": _BATCH,
             "run.train_iters": config.steps or steps,
-            "optim.lr": 1e-4,
+            "optim.lr": 2e-4,
             "optim.lr_warmup_fraction": 0.1,
             "optim.lr_decay_style": "linear",
         }
