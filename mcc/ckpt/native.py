@@ -33,7 +33,7 @@ from mcc.ckpt.together import Elsewhere, lost_peer, together
 from mcc.core.errors import MccError
 from mcc.core.files import partial_path, remove, write_text
 
-__all__ = ["LATEST", "MANIFEST", "folder_name", "latest", "load", "rank_state", "save"]
+__all__ = ["LATEST", "MANIFEST", "RankState", "folder_name", "latest", "load", "save"]
 
 
 def save(
@@ -123,10 +123,24 @@ def load(folder: Path, state: Mapping[str, Tensor | Piece]) -> None:
         raise MccError(f"cannot read checkpoint {folder}: {_root(error)}", "take an earlier one") from error
 
 
-def rank_state(folder: Path, place: str) -> dict[str, Tensor]:
-    """The tensors that one place of the layout saved for itself, by name. Not collective."""
-    prefix, saved = f"rank.{place}.", DcpFolder(folder)
-    return {key.removeprefix(prefix): saved.read(key) for key in saved.stored if key.startswith(prefix)}
+class RankState:
+    """The tensors that one place of the layout saved for itself. Not collective.
+
+    Attributes:
+        names: of the tensors.
+    """
+
+    def __init__(self, folder: Path, place: str) -> None:
+        self._prefix, self._saved = f"rank.{place}.", DcpFolder(folder)
+        self.names = [key.removeprefix(self._prefix) for key in self._saved.stored if key.startswith(self._prefix)]
+
+    def read(self, name: str) -> Tensor:
+        """The tensor of this name.
+
+        Raises:
+            MccError: its file is missing or damaged.
+        """
+        return self._saved.read(self._prefix + name)
 
 
 def _root(error: BaseException) -> str:

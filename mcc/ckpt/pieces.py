@@ -43,12 +43,14 @@ class Piece:
         whole: the whole tensor's shape.
         any_rows: the stored tensor may have another number of rows (vocabulary padding); rows that it lacks stay as
             they are here.
+        ours: nobody changes the tensor any more, so a save in the background needs no copy of it.
     """
 
     tensor: Tensor
     start: tuple[int, ...]
     whole: tuple[int, ...]
     any_rows: bool = False
+    ours: bool = False
 
     @staticmethod
     def of(value: Tensor | Piece) -> Piece:

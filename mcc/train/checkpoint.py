@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from mcc.models.base.config import ModelConfig
 from mcc.models.base.init import local
 from mcc.train.engine import Engine
 from mcc.train.parallel.gradients import TIED
+from mcc.train.saver import Saver
 
 
 def save(engine: Engine, tokenizer: str | None, write: Callable[..., Path] = native.save) -> Path:
@@ -31,10 +33,12 @@ def save(engine: Engine, tokenizer: str | None, write: Callable[..., Path] = nat
     """
     config, mesh = engine.config, engine.mesh
     assert config.run.save is not None
+    later = isinstance(write, Saver) and write.background
     state: dict[str, Tensor | Piece] = dict(_pieces(engine, tied_copy=False))
     for key, codec in engine.codecs().items():
-        for name, tensor in codec.state_dict().items():
-            state[f"rank.{_place(engine)}.{key}|{name}"] = tensor.clone()
+        # Not copied, where nothing changes until it is written: a codec may hold more than the model.
+        for name, tensor in (codec.snapshot() if later else codec.state_dict()).items():
+            state[f"rank.{_place(engine)}.{key}|{name}"] = replace(Piece.of(tensor), ours=later)
     manifest = {
         "format": "mcc",
         "version": VERSION,
@@ -84,7 +88,7 @@ def resume(engine: Engine, folder: Path, reporter: Reporter) -> None:
         if compress and dist.get_rank() == 0:
             reporter.warn("the layout or --compress changed: the codecs start afresh, their state is not carried over")
         return
-    _restore_codecs(engine, native.rank_state(folder, _place(engine)))
+    _restore_codecs(engine, native.RankState(folder, _place(engine)))
 
 
 def load_weights(engine: Engine, path: Path) -> None:
@@ -169,20 +173,20 @@ def _load(engine: Engine, folder: Path, stored_rows: int) -> None:
                 piece.tensor[max(0, config.vocab_size - piece.start[0]) :] = 0
 
 
-def _restore_codecs(engine: Engine, saved: dict[str, Tensor]) -> None:
-    by_codec: dict[str, dict[str, Tensor]] = {}
-    for full, tensor in saved.items():
+def _restore_codecs(engine: Engine, saved: native.RankState) -> None:
+    by_codec: dict[str, list[str]] = {}
+    for full in saved.names:
         key, _, name = full.rpartition("|")
-        by_codec.setdefault(key, {})[name] = tensor
+        by_codec.setdefault(key, []).append(name)
     codecs = engine.codecs()
-    for key, state in by_codec.items():
+    for key, names in by_codec.items():
         if key in codecs:
-            codecs[key].load_state_dict(state)
+            codecs[key].restore(names, lambda name, key=key: saved.read(f"{key}|{name}"))  # type: ignore[misc]
             continue
         # A tensor-parallel stream is made when its shape is first seen: keep its state until then.
         for site, place in (("tp.forward/", engine.axes.forward), ("tp.backward/", engine.axes.backward)):
             if key.startswith(site):
-                place.waiting[key.removeprefix(site)] = state
+                place.waiting[key.removeprefix(site)] = {name: saved.read(f"{key}|{name}") for name in names}
                 break
         else:
             raise MccError(f"the checkpoint has state of codec {key}, which this run does not have")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -126,6 +127,8 @@ class Engine:
         self.sync = GradSync(self.parameters, mesh, compress, self.clock, tied, self.update.zero, alike, selects)
         self.tied = self._tied_sync(compress) if tied else None
         self.sharded_tokens = sequence_parameters(self.parameters, self.family) if self.axes.sequence else []
+        for codec in self.pipeline.codecs().values():
+            codec.folder = Path(config.run.save) if config.run.save else None
         self._work = Work([], torch.zeros(1), None)
 
     def _take(self, module: Stage) -> None:
@@ -270,6 +273,10 @@ class Engine:
         count = samples // self.config.run.micro_batch_size
         epoch = self.progress.samples // self.epoch_samples if self.epoch_samples else 0
         self.clock.begin(ids_of(batch, count) if step is not None else None, epoch, training=step is not None)
+        if step is not None:
+            contexts = [self.clock.context(microbatch) for microbatch in range(count)]
+            for codec in self.pipeline.codecs().values():
+                codec.begin(contexts)
         batch = {
             name: tensor.to(self.mesh.compute, non_blocking=True) for name, tensor in batch.items() if name != "ids"
         }

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from pathlib import Path
+
 from mcc.core.errors import UsageError
 from mcc.core.machine import memory_bytes
 from mcc.core.ranks import from_environment
@@ -32,12 +36,13 @@ def check_samples(config: TrainConfig, data: RunData, stages: Stages) -> None:
                 f"{name}: {kept} samples come to a replica, more than max_samples = {spec.options.max_samples}",
                 f"max_samples={kept} takes {each / _GIB:.3g} GiB on a rank",
             )
-        ranks, have = _ranks_here(config), memory_bytes()
+        ranks, disk = _ranks_here(config), spec.options.store == "disk"
+        have, where = _free(config) if disk else (memory_bytes(), "the machine has")
         if each * ranks > have:
             raise UsageError(
-                f"{name}: {kept} samples take {each / _GIB:.3g} GiB on each of {ranks} ranks, but the machine has "
-                f"{have / _GIB:.3g} GiB of memory",
-                "store_bits=8 or less, or fewer samples",
+                f"{name}: {kept} samples take {each / _GIB:.3g} GiB on each of {ranks} ranks, but {where} "
+                f"{have / _GIB:.3g} GiB {'free' if disk else 'of memory'}",
+                f"{'' if disk else 'store=disk, '}store_bits=8 or less, or fewer samples",
             )
 
 
@@ -81,6 +86,13 @@ def ends(stages: Stages) -> int:
 
 def _keeping(config: TrainConfig) -> list[CodecSpec]:
     return [spec for spec in parse_all(config.compress).values() if spec.codec.by_sample and config.parallel.pp > 1]
+
+
+def _free(config: TrainConfig) -> tuple[int, str]:
+    """Bytes free where codecs keep files, and where that is."""
+    folder = Path(config.run.save or tempfile.gettempdir()).absolute()
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    return shutil.disk_usage(there).free, f"{folder} has"
 
 
 def _ranks_here(config: TrainConfig) -> int:

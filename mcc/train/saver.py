@@ -101,6 +101,8 @@ class Saver:
 
 def host_copy(value: Any) -> Any:
     """A copy in host memory of a tensor, or of the tensor of a piece."""
+    if isinstance(value, Piece) and value.ours:
+        return value
     if isinstance(value, Piece):
         return replace(value, tensor=host_copy(value.tensor))
     if not isinstance(value, Tensor):

@@ -38,11 +38,12 @@ def _losses(folder: Path) -> list[tuple[int, float]]:
     return [(line["step"], line["loss"]) for line in metrics.read(folder)]
 
 
-@pytest.mark.parametrize("options", ["bits=4"])
-def test_a_killed_run_goes_on(tmp_path, data, options):
+@pytest.mark.parametrize(("options", "background"), [("bits=4", False), ("bits=4,store=disk,store_bits=8", True)])
+def test_a_killed_run_goes_on(tmp_path, data, options, background):
     def config(name: str, **more):
+        safe = {"async_save": background, **more}
         compress = (f"pp.forward=delta:{options}",)
-        made = job_config(data, tmp_path / name, STEPS, {"pp": 2, "dp": 2}, compress, save_interval=4, **more)
+        made = job_config(data, tmp_path / name, STEPS, {"pp": 2, "dp": 2}, compress, save_interval=4, **safe)
         return dataclasses.replace(made, data=DataConfig(data_path=str(data), split="10,90,0", samples="fixed"))
 
     with job(config("whole"), 4, tmp_path) as whole:

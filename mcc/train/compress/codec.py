@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -82,6 +83,9 @@ class Codec(ABC):
         options: checked options.
         spec: shape and dtype of every tensor of the stream.
         key: the stream's name, the same at both ends; seeds whatever is random.
+
+    Attributes:
+        folder: where it may keep files while the run goes on; None: among the system's temporary files.
     """
 
     Options: ClassVar[type[Any]] = NoOptions
@@ -95,6 +99,7 @@ class Codec(ABC):
         self.options = options
         self.spec = spec
         self.key = key
+        self.folder: Path | None = None
 
     @classmethod
     def refusal(cls, site: str, options: Any) -> str | None:
@@ -142,9 +147,20 @@ class Codec(ABC):
         payloads = [codec.encode(x, context) for codec, x in zip(codecs, tensors, strict=True)]
         return add_payloads(codecs, payloads, group, context)
 
+    def begin(self, contexts: Sequence[Context]) -> None:  # noqa: B027  (most codecs have nothing to fetch)
+        """A step of such micro-batches begins: what is remembered of them may be fetched ahead."""
+
     def state_dict(self) -> dict[str, Tensor]:
-        """What must survive a restart, by name; nothing for a stateless codec."""
+        """What must survive a restart, by name; nothing for a stateless codec. It may change with the next tensor."""
         return {}
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """A `state_dict` that stays as it is, on the CPU or in a file: for a save while training goes on."""
+        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.state_dict().items()}
+
+    def restore(self, names: Iterable[str], read: Callable[[str], Tensor]) -> None:
+        """`load_state_dict` of the tensors that `read` gives, one at a time where they are large."""
+        self.load_state_dict({name: read(name) for name in names})
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """The inverse of `state_dict`."""

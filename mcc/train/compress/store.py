@@ -1,5 +1,7 @@
 """Rows of bytes by number, for a codec that remembers something of every sample; here in memory.
 
+`mcc.train.compress.disk_store` has them on disk.
+
     K rows asked for   W bytes of a row
 
 Rows lie in blocks, so that growing copies nothing and a checkpoint is written block by block.
@@ -34,6 +36,13 @@ class Rows(ABC):
     @abstractmethod
     def blocks(self) -> Iterator[Tensor]:
         """All rows, uint8[up to per_block, W] at a time; valid until the next write."""
+
+    def snapshot(self) -> Iterator[Tensor]:
+        """`blocks` as they are now, whatever is written later."""
+        return (block.clone() for block in self.blocks())
+
+    def expect(self, numbers: Sequence[int]) -> None:  # noqa: B027  (a store may have nothing to do)
+        """These rows are going to be read soon."""
 
     def _grow(self, number: int) -> None:
         assert number <= self.count, f"row {number} after {self.count} rows"

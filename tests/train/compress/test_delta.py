@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcc.core.errors import MccError, UsageError
@@ -116,6 +116,25 @@ def test_both_ends_remember_the_same_whatever_comes(visits, options, dtype, save
                 again.load_state_dict(state)
 
 
+@settings(max_examples=20)
+@given(visits=st.lists(st.lists(st.integers(0, 9), min_size=2, max_size=2), max_size=20))
+def test_ram_and_disk_are_the_same_bit_for_bit(visits):
+    ends = [[make(f"bits=3,store={store},store_bits=8") for _ in range(2)] for store in ("ram", "disk")]
+    for step, samples in enumerate(visits):
+        context, x = Context(step=step // 3, microbatch=step % 3, samples=tuple(samples)), normal(*SHAPE, seed=step)
+        coming = [
+            Context(step=step // 3, microbatch=m, samples=tuple(visits[step + m]))
+            for m in range(3)
+            if step % 3 == 0 and step + m < len(visits)
+        ]
+        for end in ends[1]:
+            end.begin(coming)
+        seen = [send(*pair, x, context)[0] for pair in ends]
+        assert torch.equal(*seen)
+    assert alike(ends[0][0].state_dict(), ends[1][1].state_dict())
+    assert alike(ends[0][1].snapshot(), ends[1][0].snapshot())
+
+
 def test_payloads_can_be_announced_before_the_ones_before_have_come():
     """A sample's first two visits in one step: the receiver knows both sizes beforehand."""
     sender, receiver = make("bits=4"), make("bits=4")
@@ -209,13 +228,15 @@ LAYOUTS = {
     "dualpipev": ((1, 2, 1), {"vpp": 2, "schedule": "dualpipev"}, {}),
     "all-axes": ((2, 2, 2), {"sequence_parallel": True, "recompute_granularity": "full"}, {}),
     "context": ((1, 2, 1), {"cp": 2}, {}),
+    "disk": ((1, 2, 1), {}, {"micro_batch_size": 2}),
 }
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_both_ends_of_every_boundary_remember_the_same(name):
     layout, parallel, run = LAYOUTS[name]
-    compress = ("pp.forward=delta:bits=4,scale=channel", "pp.backward=quantize:bits=8")
+    options = "bits=4,scale=channel" + (",store=disk" if name == "disk" else "")
+    compress = (f"pp.forward=delta:{options}", "pp.backward=quantize:bits=8")
     ranks = math.prod(layout) * parallel.get("cp", 1)
     found = run_ranks(_remembered, ranks, toy_config(*layout, compress, parallel=parallel, **run), 5)
     ends: dict[tuple, dict] = {}

@@ -18,8 +18,10 @@ In evaluation, and for tensors without samples, the tensor itself is quantised, 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 import torch
@@ -29,6 +31,7 @@ from mcc.core.config import option
 from mcc.core.errors import MccError, UsageError
 from mcc.train.compress.codec import STEADY, Codec, Context, Payload, TensorSpec
 from mcc.train.compress.codecs.quantize import Quantize, QuantizeOptions
+from mcc.train.compress.disk_store import DiskRows
 from mcc.train.compress.kept import FORMS, Kept
 from mcc.train.compress.store import RamRows, Rows
 
@@ -45,7 +48,7 @@ class DeltaOptions(QuantizeOptions):
 
     bits: int = option(4, "bits a value of a change, 1 to 8")
     first_bits: int = option(0, "bits a value of a sample's first visit, 1 to 8; 0: as it is")
-    store: Literal["ram"] = option("ram", "where what is kept of the samples lies")
+    store: Literal["ram", "disk"] = option("ram", "where what is kept lies; disk: in a file in the --save folder")
     store_bits: int = option(16, "bits a value kept: 32, 16, or 8, 4, 2 with a scale a channel of a sample")
     max_samples: int = option(20000, "samples that a replica may keep")
 
@@ -73,6 +76,7 @@ class Delta(Codec):
         self._known: dict[int, tuple[int, int]] = {}  # a sample -> its row, and the step of its first visit
         self._rows: Rows | None = None
         self._how: Kept | None = None
+        self._coming: deque[Context] = deque()
         self._last: tuple[Context, Tensor] | None = None  # what the receiver sees of the last tensor
 
     @classmethod
@@ -127,22 +131,41 @@ class Delta(Codec):
         assert self._last is not None
         return self._last[1]
 
+    def begin(self, contexts: Sequence[Context]) -> None:
+        self._coming = deque(context for context in contexts if _known_samples(context))
+        self._expect()
+
     def state_dict(self) -> dict[str, Tensor]:
-        if self._rows is None:
-            return {}
-        samples, steps = list(self._known), [step for _, step in self._known.values()]
-        blocks = {f"rows{index}": block for index, block in enumerate(self._rows.blocks())}
-        return {"samples": torch.tensor(samples), "steps": torch.tensor(steps), **blocks}
+        return {} if self._rows is None else self._state(self._rows.blocks())
+
+    def snapshot(self) -> dict[str, Tensor]:
+        return {} if self._rows is None else self._state(self._rows.snapshot())
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.restore(state, state.__getitem__)
+
+    def restore(self, names: Iterable[str], read: Callable[[str], Tensor]) -> None:
+        names = set(names)
         self._rows = self._last = None
-        samples, steps = (state[name].tolist() if name in state else [] for name in ("samples", "steps"))
+        samples, steps = (read(name).tolist() if name in names else [] for name in ("samples", "steps"))
         self._known = {sample: (row, step) for row, (sample, step) in enumerate(zip(samples, steps, strict=True))}
-        first, index = 0, 0
-        while f"rows{index}" in state:
-            block = state[f"rows{index}"]
+        first = 0
+        for index in range(len(names) - 2):
+            block = read(f"rows{index}")
             self._store(block.shape[1]).write(range(first, first + len(block)), block)
-            first, index = first + len(block), index + 1
+            first += len(block)
+
+    def _state(self, blocks: Iterable[Tensor]) -> dict[str, Tensor]:
+        samples, steps = list(self._known), [step for _, step in self._known.values()]
+        rows = {f"rows{index}": block for index, block in enumerate(blocks)}
+        return {"samples": torch.tensor(samples), "steps": torch.tensor(steps), **rows}
+
+    def _expect(self) -> None:
+        """Have the rows of this micro-batch and of the next one fetched."""
+        for context in islice(self._coming, 2) if self._rows is not None else ():
+            assert context.samples is not None
+            known = [self._known[sample][0] for sample in context.samples if sample in self._known]
+            self._rows.expect(known)  # type: ignore[union-attr]
 
     def _go_on(self, payload: Payload, kept: Tensor | None, context: Context) -> None:
         """What both ends do with a payload: what the receiver sees of it, and what is kept of that."""
@@ -160,6 +183,9 @@ class Delta(Codec):
             kept = self._kept(again, context, y.device) if kept is None else kept
             y[again] = change.view_as(kept).add_(kept)
         self._keep(y, context)
+        while self._coming and self._coming[0].microbatch <= context.microbatch:
+            self._coming.popleft()
+        self._expect()
         self._last = context, y.view(self.spec.shape).to(self.spec.dtype)
 
     def _kept(self, places: Sequence[int], context: Context, device: torch.device) -> Tensor:
@@ -181,7 +207,7 @@ class Delta(Codec):
 
     def _store(self, width: int) -> Rows:
         if self._rows is None:
-            self._rows = RamRows(width)
+            self._rows = RamRows(width) if self.options.store == "ram" else DiskRows(width, self.folder)
         return self._rows
 
     def _visits(self, context: Context) -> tuple[list[int], list[int]]:
