@@ -134,6 +134,10 @@ class Codec(ABC):
     def decode(self, payload: Payload, context: Context) -> Tensor:
         """The tensor that the receiver sees. Gives the same bits at both ends for the same payload."""
 
+    def add_decoded(self, payload: Payload, context: Context, total: Tensor) -> None:
+        """Add the tensor that `decode` gives to total[spec.shape], of fp32 or wider. The same bits, maybe sooner."""
+        total += self.decode(payload, context)
+
     @classmethod
     def all_reduce(
         cls, codecs: Sequence[Codec], tensors: Sequence[Tensor], group: Collective, context: Context

@@ -199,5 +199,5 @@ def _sum(codec: Codec, messages: Sequence[Tensor], context: Context) -> Tensor:
     first = codec.decode(unpack(messages[0], specs), context)
     total = first.to(torch.promote_types(first.dtype, torch.float32), copy=True)  # as uncompressed terms are added
     for message in messages[1:]:
-        total += codec.decode(unpack(message, specs), context)
+        codec.add_decoded(unpack(message, specs), context, total)
     return total.to(first.dtype)

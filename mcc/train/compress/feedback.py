@@ -56,6 +56,9 @@ class Feedback(Codec):
     def decode(self, payload: Payload, context: Context) -> Tensor:
         return self.inner.decode(payload, context)
 
+    def add_decoded(self, payload: Payload, context: Context, total: Tensor) -> None:
+        self.inner.add_decoded(payload, context, total)
+
     def pass_by(self, x: Tensor) -> Tensor:
         """What is sent for x where the stream goes uncompressed: with the error that was kept, unless `lazy`."""
         if self.lazy or not bool(self.error.any()):

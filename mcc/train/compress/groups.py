@@ -27,7 +27,7 @@ class Groups:
         shape: of the tensors.
 
     Attributes:
-        count: groups.
+        count: groups. size: values of each; the last block may have fewer.
         dim: of the matrix that `split` gives, the dim along which a group lies.
     """
 
@@ -41,6 +41,7 @@ class Groups:
             "block": -(-self.values // block),
         }
         self.count = counts[scale]
+        self.size = block if scale == "block" else self.values // max(self.count, 1)
         self.dim = 0 if scale == "channel" else 1
         self._short = -self.values % block if scale == "block" else 0
 

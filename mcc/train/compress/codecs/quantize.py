@@ -28,10 +28,11 @@ from torch import Tensor
 
 from mcc.core.config import option
 from mcc.core.errors import UsageError
-from mcc.train.compress import draws
+from mcc.train.compress import draws, kernels
 from mcc.train.compress.bits import pack_bits, packed_bytes, unpack_bits
 from mcc.train.compress.codec import STEADY, Codec, Context, Payload, TensorSpec
 from mcc.train.compress.groups import HEADROOM, Groups, Scale
+from mcc.train.compress.kernels.layout import Layout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,7 @@ class Quantize(Codec):
         super().__init__(options, spec, key)
         self.count = math.prod(spec.shape)
         self.groups = Groups(options.scale, options.block, spec.shape)
+        self.layout = Layout.of(self.groups, options.bits)
 
     @classmethod
     def feedback_refusal(cls, options: QuantizeOptions) -> str | None:
@@ -75,6 +77,11 @@ class Quantize(Codec):
         return (TensorSpec((self.groups.count,), dtype), TensorSpec((packed,), torch.uint8))
 
     def encode(self, x: Tensor, context: Context) -> Payload:
+        found = kernels.encode(x, self.layout) if self.usual else None
+        return found or self.encode_plainly(x, context)
+
+    def encode_plainly(self, x: Tensor, context: Context = STEADY) -> Payload:
+        """What `encode` gives, by plain torch operations."""
         grouped = self.groups.split(x.float())
         scale, levels = self._usual(grouped) if self.usual else self._otherwise(grouped, context)
         q = levels.to(torch.uint8).reshape(-1)[: self.count]
@@ -82,11 +89,27 @@ class Quantize(Codec):
 
     def decode(self, payload: Payload, context: Context) -> Tensor:
         scale, packed = payload
+        found = kernels.decode(scale, packed, self.layout, self.spec.dtype) if self._midrise else None
+        return self.decode_plainly(payload) if found is None else found.view(self.spec.shape)
+
+    def decode_plainly(self, payload: Payload) -> Tensor:
+        """What `decode` gives, by plain torch operations."""
+        scale, packed = payload
         half = 2 ** (self.options.bits - 1)
-        middle = 0.0 if self.options.grid == "acsgd" else 0.5
+        middle = 0.5 if self._midrise else 0.0
         q = unpack_bits(packed, self.options.bits, self.count).float()
         x = (self.groups.split(q) + (middle - half)) * (self.groups.column(scale.float()) / half)
         return self.groups.join(x).to(self.spec.dtype)
+
+    def add_decoded(self, payload: Payload, context: Context, total: Tensor) -> None:
+        scale, packed = payload
+        fused = self._midrise and total.dtype is torch.float32 and total.is_contiguous()
+        if not fused or kernels.decode(scale, packed, self.layout, self.spec.dtype, total) is None:
+            super().add_decoded(payload, context, total)
+
+    @property
+    def _midrise(self) -> bool:
+        return self.options.grid == "midrise"
 
     @property
     def usual(self) -> bool:

@@ -1,0 +1,141 @@
+"""The kernels give the bits of the plain formulation, whatever the tensor."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mcc.train.compress import kernels
+from mcc.train.compress.bits import pack_bits, packed_bytes, unpack_bits
+from mcc.train.compress.codec import Context
+from mcc.train.compress.codecs.quantize import Quantize
+from tests.train.compress.streams import make, normal
+
+numba = pytest.importorskip("numba", reason="the CPU's kernels are compiled by numba")
+
+from numba.core import caching  # noqa: E402
+
+from mcc.train.compress.kernels import compiled, cpu, loops  # noqa: E402
+
+SCALES = ["scale=token", "scale=tensor", "scale=block,block=24", "scale=block,block=5000", "scale=channel"]
+# The last are several spans long, and end within one.
+SHAPES = [(1,), (3, 5), (70, 3), (2, 7, 48), (9, 1000), (3, 5003)]
+
+
+def quantizer(text: str, shape: tuple[int, ...], dtype: torch.dtype) -> Quantize:
+    codec = make(f"quantize:{text}", shape, dtype)
+    assert isinstance(codec, Quantize)
+    return codec
+
+
+def inputs(shape: tuple[int, ...], dtype: torch.dtype) -> list[torch.Tensor]:
+    """Rows of very different magnitude, among them zeros, the smallest numbers, overflow, infinities and NaN."""
+    x = normal(*shape)
+    rows = x.shape[0]
+    powers = torch.linspace(-45, 38, rows).view(-1, *[1] * (x.dim() - 1))
+    found = [x, x * 10.0**powers, torch.zeros(shape), x * 1e-39, x * 3e38]
+    for bad in (float("inf"), -float("inf"), float("nan")):
+        y = x.clone()
+        y.view(-1)[x.numel() // 2] = bad
+        found.append(y)
+    return [y.to(dtype) for y in found]
+
+
+def same_bits(codec: Quantize, x: torch.Tensor) -> None:
+    want = codec.encode_plainly(x)
+    scale, packed = cpu.encode(x, codec.layout)
+    number = ~want[0].isnan()
+    assert torch.equal(scale.isnan(), ~number)
+    assert torch.equal(scale[number].view(torch.int16), want[0][number].view(torch.int16))
+    assert torch.equal(packed, want[1])
+    dtype = codec.spec.dtype
+    seen = codec.decode_plainly(want)
+    found = cpu.decode(scale, packed, codec.layout, dtype, None).view(x.shape)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, seen, rtol=0, atol=0, equal_nan=True)
+    total = normal(*x.shape, seed=1)
+    added = cpu.decode(scale, packed, codec.layout, dtype, total.clone()).view(x.shape)
+    torch.testing.assert_close(added, total + seen, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("scale", SCALES)
+def test_kernels_give_the_bits_of_plain_torch(scale, shape):
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        codec = quantizer(f"bits=4,{scale}", shape, dtype)
+        for x in inputs(shape, dtype):
+            same_bits(codec, x)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 5, 6, 7, 8])
+def test_kernels_of_other_widths(bits):
+    for scale in SCALES[:3]:
+        codec = quantizer(f"bits={bits},{scale}", (9, 1000), torch.float32)
+        for x in inputs((9, 1000), torch.float32):
+            same_bits(codec, x)
+
+
+@given(st.integers(1, 8), st.integers(1, 700), st.integers(0, 9))
+@settings(deadline=None)
+def test_packing_is_that_of_bits(bits, count, seed):
+    q = torch.randint(2**bits, (count,), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    spare = torch.empty(loops.spare_words(), dtype=torch.uint64).numpy()
+    filled = torch.cat([q, q.new_zeros(-count % 8)])
+    packed = torch.empty(packed_bytes(count, bits), dtype=torch.uint8)
+    loops.pack(filled.numpy(), bits, spare, packed.numpy())
+    assert torch.equal(packed, pack_bits(q, bits))
+    back = torch.zeros_like(filled)
+    loops.unpack(packed.numpy(), bits, spare, back.numpy())
+    assert torch.equal(back[:count], unpack_bits(packed, bits, count)) and torch.equal(back[:count], q)
+
+
+def test_a_codec_takes_a_kernel_for_large_tensors_and_none_without_numba(monkeypatch):
+    x = normal(40, 1000)
+    codec = quantizer("bits=4", (40, 1000), torch.float32)
+    used = []
+    monkeypatch.setattr(cpu, "encode", lambda *a, f=cpu.encode: used.append("encode") or f(*a))
+    monkeypatch.setattr(cpu, "decode", lambda *a, f=cpu.decode: used.append("decode") or f(*a))
+    payload = codec.encode(x.T.contiguous().T, Context())  # of other strides
+    seen, total = codec.decode(payload, Context()), x.clone()
+    codec.add_decoded(payload, Context(), total)
+    assert used == ["encode", "decode", "decode"]
+    quantizer("bits=4", (4, 10), torch.float32).encode(x[:4, :10], Context())
+    assert used == ["encode", "decode", "decode"]
+    monkeypatch.setattr(kernels, "available", lambda device: None)
+    plain = codec.encode(x, Context())
+    assert all(torch.equal(a, b) for a, b in zip(payload, plain, strict=True))
+    assert torch.equal(codec.decode(plain, Context()), seen)
+    again = x.clone()
+    codec.add_decoded(plain, Context(), again)
+    assert torch.equal(total, again)
+    assert used == ["encode", "decode", "decode"]
+
+
+def test_nothing_loads_numba_before_it_is_needed():
+    code = "import sys, mcc.train.loop, mcc.train.compress.codecs.quantize; assert 'numba' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_kernels_need_no_folder_to_write_to(monkeypatch):
+    """Where numba finds no place for its cache, a kernel is compiled for this process."""
+    monkeypatch.setattr(caching._CacheLocator, "ensure_cache_path", lambda self: _refuse())
+    program = compiled._compile(_twice, numba.types.voidptr, numba.int64)
+    x = torch.ones(3)
+    program(x.data_ptr(), 3)
+    assert x.tolist() == [2, 2, 2]
+
+
+def _refuse() -> None:
+    raise OSError("read-only")
+
+
+def _twice(address, count):
+    x = numba.carray(address, count, np.float32)
+    for i in range(count):
+        x[i] *= 2
