@@ -49,8 +49,10 @@ def paper(
         raise UsageError("which paper?", f"one of {', '.join(papers.names())}")
     from mcc.train.papers.base.bench import rerun
     from mcc.train.papers.base.plot import draw
+    from mcc.train.papers.base.run import ended_by_signals
 
-    report = rerun(name, papers.get(name)(), config, reporter())
+    with ended_by_signals():
+        report = rerun(name, papers.get(name)(), config, reporter())
     if plot:
         draw(report, Path(config.out) / f"{name}.png")
     if json:

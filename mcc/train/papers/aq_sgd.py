@@ -22,7 +22,7 @@ from mcc.train.papers.base.texts import first_tokens, token_files
 _MODEL, _TEXTS = "smollm2-135m", "wikitext2"
 _BATCH, _TOKENS = 4, 128
 # Steps of an epoch, epochs, and windows that are scored.
-_SIZES = {"quick": (2, 2, 4), "normal": (8, 3, 16), "full": (64, 10, 128)}
+_SIZES = {"quick": (2, 2, 4), "normal": (4, 5, 16), "full": (64, 10, 128)}
 _BITS = {"fw8-bw8": (8, 8, False), "fw4-bw8": (4, 8, False), "fw3-bw6": (3, 6, True), "fw2-bw4": (2, 4, False)}
 
 
