@@ -101,7 +101,8 @@ def _share(sharding: dict[str, Any]) -> dict[str, int]:
     engine.step({"tokens": rows[:, :-1].contiguous(), "targets": rows[:, 1:].contiguous()})
     moments = sum(t.numel() for tensors_ in engine.update.moments().values() for t in tensors_.values())
     parameters = sum(p.numel() for p in engine.parameters.values())
-    sent = {site: n for site, n in engine.mesh.wire.take().items() if site in ("dp.grad", "dp.param", "embedding")}
+    sites = ("dp.grad", "zero.grads", "zero.weights", "embedding")
+    sent = {site: n for site, n in engine.mesh.wire.take().items() if site in sites}
     return {"moments": moments, "parameters": parameters, "bytes": sum(sent.values())}
 
 

@@ -187,6 +187,7 @@ def _print_models(json: bool) -> None:
 def _print_codecs(json: bool) -> None:
     from mcc.core.config import settings as options_of
     from mcc.train.compress.codec import codecs
+    from mcc.train.compress.sites import site_refusal
     from mcc.train.compress.spec import SITES
 
     found: list[dict[str, Any]] = [
@@ -194,7 +195,11 @@ def _print_codecs(json: bool) -> None:
             "codec": name,
             "does": codecs.describe(name),
             "options": {s.name: {"default": s.default, "help": s.help} for s in options_of(cls.Options)},
-            "sites": [site for site in SITES if cls.refusal(site, cls.Options()) is None],
+            "sites": [
+                site
+                for site in SITES
+                if (cls.refusal(site, cls.Options()) or site_refusal(site, name, cls, cls.Options())) is None
+            ],
             "source": cls.source,
         }
         for name, cls in codecs.all()

@@ -35,6 +35,7 @@ def save(engine: Engine, tokenizer: str | None, write: Callable[..., Path] = nat
     assert config.run.save is not None
     later = isinstance(write, Saver) and write.background
     state: dict[str, Tensor | Piece] = dict(_pieces(engine, tied_copy=False))
+    state.update(_held(engine, tied_copy=False))
     for key, codec in engine.codecs().items():
         # Not copied, where nothing changes until it is written: a codec may hold more than the model.
         for name, tensor in (codec.snapshot() if later else codec.state_dict()).items():
@@ -51,6 +52,7 @@ def save(engine: Engine, tokenizer: str | None, write: Callable[..., Path] = nat
         "has_optimizer": True,
         "optimizer": engine.update.state(),
         "compress": list(config.compress),
+        "held_weights": engine.zero is not None and engine.zero.apart,
     }
     return write(Path(config.run.save), engine.iteration, state, manifest, tokenizer)
 
@@ -82,7 +84,7 @@ def resume(engine: Engine, folder: Path, reporter: Reporter) -> None:
         raise UsageError(f"{folder} has no optimizer state to resume from", "--load begins anew with its weights")
     optimizer = meta.extra.get("optimizer")
     engine.restore(iteration, optimizer if isinstance(optimizer, dict) else None)
-    _load(engine, folder, meta.padded_vocab_size)
+    _load(engine, folder, meta.padded_vocab_size, bool(meta.extra.get("held_weights")))
     compress, layout = meta.extra.get("compress", []), _codec_layout(engine)
     if meta.extra.get("codec_layout") != layout or compress != list(engine.config.compress):
         if compress and dist.get_rank() == 0:
@@ -109,6 +111,8 @@ def load_weights(engine: Engine, path: Path) -> None:
             shard = local(source.read(name), engine.family.row(name), engine.config.model, engine.axes)
             rows = engine.update.held(name)
             parameter.copy_(shard if rows is None else shard[rows[0] : rows[0] + len(parameter)])
+    if engine.zero is not None:
+        engine.zero.adopt()
 
 
 # They change nothing of what the model computes, or how much of its context a sample takes.
@@ -148,13 +152,21 @@ def _place(engine: Engine) -> str:
 def _pieces(engine: Engine, tied_copy: bool) -> Iterator[tuple[str, Piece]]:
     """(key, piece) of the weights and of what the optimizer keeps; the tied embedding's copy only if `tied_copy`."""
     kept = engine.update.moments()
-    for name, parameter in engine.parameters.items():
+    for name, (held, rows) in engine.update.weights().items():
         if name == TIED and not engine.pipeline.first and not tied_copy:
             continue
-        yield f"model.{name}", _piece(engine, name, parameter.data, engine.update.held(name))
+        yield f"model.{name}", _piece(engine, name, held, rows)
         for slot, tensors in kept.items():
             if name in tensors:  # with ZeRO a rank may own no rows
                 yield f"optim.{slot}.{name}", _piece(engine, name, tensors[name], engine.update.rows(name))
+
+
+def _held(engine: Engine, tied_copy: bool) -> Iterator[tuple[str, Piece]]:
+    """(key, piece) of what replicas compute with where owners keep other, exact weights."""
+    if engine.zero is not None and engine.zero.apart:
+        for name, parameter in engine.parameters.items():
+            if name != TIED or engine.pipeline.first or tied_copy:
+                yield f"held.{name}", _piece(engine, name, parameter.data)
 
 
 def _piece(engine: Engine, name: str, held: Tensor, rows: tuple[int, int] | None = None) -> Piece:
@@ -163,14 +175,18 @@ def _piece(engine: Engine, name: str, held: Tensor, rows: tuple[int, int] | None
 
 
 @torch.no_grad()
-def _load(engine: Engine, folder: Path, stored_rows: int) -> None:
+def _load(engine: Engine, folder: Path, stored_rows: int, held: bool) -> None:
     state = dict(_pieces(engine, tied_copy=True))
+    if held:
+        state.update(_held(engine, tied_copy=True))
     native.load(folder, state)
     config = engine.config.model
     if stored_rows != config.padded_vocab_size(engine.mesh.tp):
         for piece in state.values():
             if piece.any_rows:  # another padding of the vocabulary: rows without a token are zero
                 piece.tensor[max(0, config.vocab_size - piece.start[0]) :] = 0
+    if engine.zero is not None and engine.zero.apart and not held:
+        engine.zero.gather(exact=True)  # of a run that compressed no weights
 
 
 def _restore_codecs(engine: Engine, saved: native.RankState) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from mcc.train.faults import not_finite
 from mcc.train.objective import objective_of, objectives
 from mcc.train.optim.schedule import LearningRate
 from mcc.train.optim.update import Update
+from mcc.train.parallel.flat import kinds as kinds_of
 from mcc.train.parallel.fully_shard import FullyShard
 from mcc.train.parallel.gradients import TIED, GradSync, coded, sequence_parameters, sync_sequence
 from mcc.train.parallel.mesh import CPU, Mesh, build_mesh
@@ -34,6 +36,7 @@ from mcc.train.parallel.places import coded_parameters
 from mcc.train.parallel.stages import Stages, cut
 from mcc.train.parallel.tensor import Clock, ParallelAxes
 from mcc.train.parallel.tied import TiedSync, sums
+from mcc.train.parallel.zero import Zero
 from mcc.train.sources.source import Evaluation
 
 
@@ -97,9 +100,13 @@ class Engine:
         for module in self.modules.values():
             self._take(module)
         self.rate = LearningRate(config.optim, config.run.sizes, config.run.train_iters)
+        tied = self.family.tied(config.model)
+        kinds = kinds_of(self.parameters, self.family, mesh.tp, tied and len(self.stages.ends) > 1)
         self.full: FullyShard | None = None
         if config.parallel.fully_shard and mesh.dp * mesh.cp > 1:
-            self.full = FullyShard(self.modules.values(), mesh, self.stages.ends)
+            self.full = FullyShard(
+                self.modules, mesh, self.stages.ends, compress, self.clock, kinds, lambda: self.axes.compresses_nothing
+            )
             self.parameters = self.full.owned
         if config.run.compile:
             compile_layers(self.modules.values(), self.axes, mesh.compute)
@@ -116,15 +123,17 @@ class Engine:
             (samples, tokens),
             TensorSpec((samples, hidden, config.model.hidden_size), self.dtype),
         )
-        self.update = Update(self.parameters, self.family, mesh, config, self.pipeline.first, self.full)
-        tied = self.family.tied(config.model)
+        zero = config.parallel.zero and mesh.dp * mesh.cp > 1
         own_codec = "embedding" in compress and not compress["embedding"].codec.exact
         dense = coded(compress, mesh) is None and not own_codec
-        if self.update.zero is not None and len(self.stages.ends) == 1 and dense:
+        if zero and len(self.stages.ends) == 1 and dense:
             tied = False  # there is one copy, whose rows have owners as any other's
+        elsewhere = [TIED] if tied else []
+        self.zero = Zero(self.parameters, mesh, compress, self.clock, kinds, elsewhere) if zero else None
+        self.update = Update(self.parameters, self.family, mesh, config, self.pipeline.first, self.full, self.zero)
         alike = [name for name in self.parameters if self.family.row(name).tp_dim is None]
         selects = coded_parameters(compress.get("dp.grad"), self.stages, self.family)
-        self.sync = GradSync(self.parameters, mesh, compress, self.clock, tied, self.update.zero, alike, selects)
+        self.sync = GradSync(self.parameters, mesh, compress, self.clock, tied, self.zero, alike, selects)
         self.tied = self._tied_sync(compress) if tied else None
         self.sharded_tokens = sequence_parameters(self.parameters, self.family) if self.axes.sequence else []
         for codec in self.pipeline.codecs().values():
@@ -207,7 +216,7 @@ class Engine:
         total = weight = torch.zeros(len(parts), dtype=torch.float64)
         size, mesh = self.config.run.global_batch_size, self.mesh
         seen: list[tuple[int, Tensor, Tensor]] = []
-        with self.axes.dense(), mesh.wire.paused():
+        with self.axes.dense(), mesh.wire.paused(), self._exact():
             for first in range(0, evaluation.samples, size):
                 batch = evaluation.source.batch(first, size, mesh.dp_rank, mesh.dp)
                 tokens = self._begin(batch, None)
@@ -224,6 +233,14 @@ class Engine:
         if len(parts) > 1:
             found.update(zip(parts, means.tolist(), strict=True))
         return found | self._metrics(evaluation, seen)
+
+    @contextmanager
+    def _exact(self) -> Iterator[None]:
+        """Within the block parameters are exact, whatever the codec of `zero.weights` left of them."""
+        with self.zero.exact() if self.zero is not None else nullcontext():
+            yield
+        if self.full is not None:
+            self.full.reshard()
 
     def _metrics(self, evaluation: Evaluation, seen: list[tuple[int, Tensor, Tensor]]) -> dict[str, float]:
         """The metrics of all ranks' predictions: (first sample, predictions, labels) of each batch here."""
@@ -248,6 +265,8 @@ class Engine:
             ("embedding", self.tied.codecs() if self.tied is not None else {}),
         ):
             found.update({f"{site}/{key}": codec for key, codec in streams.items()})
+        for sharded in (self.zero, self.full):
+            found.update(sharded.codecs() if sharded is not None else {})
         return found
 
     def _synchronize(self) -> None:

@@ -16,9 +16,8 @@ from mcc.data.training.blends import Blend
 from mcc.models.base.config import ModelConfig
 from mcc.models.base.family import families
 from mcc.train.compiled import check_compile
-from mcc.train.compress.codec import Codec
 from mcc.train.compress.presets import with_presets
-from mcc.train.compress.spec import CodecSpec, parse_all
+from mcc.train.compress.spec import parse_all
 from mcc.train.config import TrainConfig
 from mcc.train.data import open_data
 from mcc.train.engine import stages_of
@@ -52,6 +51,7 @@ def prepare(config: TrainConfig, world_size: int) -> tuple[TrainConfig, str | No
     check_precision(config)
     check_recompute(config)
     check_fully_shard(config)
+    check_zero(config)
     check_compile(config)
     _check_layout(config, dp)
     data = open_data(config, tokenizer)
@@ -148,7 +148,7 @@ def check_precision(config: TrainConfig) -> None:
     if config.run.precision != "fp16":
         return
     for site, spec in parse_all(config.compress).items():
-        if site.endswith(".backward") and _remembers(spec):  # dp.grad is reached only by gradients that are finite
+        if site.endswith(".backward") and spec.remembers:  # dp.grad is reached only by gradients that are finite
             raise UsageError(
                 f"--compress {site}={spec.name} would remember an overflow of --precision fp16 for good",
                 "--precision bf16, or a codec without memory, such as quantize without feedback",
@@ -162,15 +162,25 @@ def check_recompute(config: TrainConfig) -> None:
         UsageError: it would.
     """
     spec = parse_all(config.compress).get("tp.forward")
-    if config.parallel.recompute_granularity == "full" and config.parallel.tp > 1 and spec and _remembers(spec):
+    if config.parallel.recompute_granularity == "full" and config.parallel.tp > 1 and spec and spec.remembers:
         raise UsageError(
             f"--compress tp.forward={spec.name} would remember what --recompute-granularity full sends twice",
             "--recompute-granularity selective, or a codec without memory, such as quantize without feedback",
         )
 
 
-def _remembers(spec: CodecSpec) -> bool:
-    return spec.feedback or spec.codec.state_dict is not Codec.state_dict
+def check_zero(config: TrainConfig) -> None:
+    """Refuse two codecs of one gradient.
+
+    Raises:
+        UsageError: there are two.
+    """
+    compress = parse_all(config.compress)
+    if config.parallel.zero and "dp.grad" in compress and "zero.grads" in compress:
+        raise UsageError(
+            "--compress dp.grad sums whole gradients on all replicas, zero.grads each where its owner is",
+            "give one of them: zero.grads sends half as much",
+        )
 
 
 def without_effect(config: TrainConfig) -> list[str]:
@@ -183,6 +193,18 @@ def without_effect(config: TrainConfig) -> list[str]:
                 found.append(f"{flag} has no effect: dp*cp = 1, so there is nobody to share with")
     if optim.loss_scale is not None and run.precision != "fp16":
         found.append(f"--loss-scale has no effect with --precision {run.precision}: fp16 alone has one")
+    sharded = (parallel.zero or parallel.fully_shard) and (parallel.dp or 1) * parallel.cp > 1
+    absent = {
+        "cp.kv": "cp = 1" if parallel.cp == 1 else "",
+        "zero.grads": "" if sharded else "no replica owns gradients",
+        "zero.weights": "" if sharded else "no replica owns weights",
+        "embedding": "" if families.get(config.model.family)().tied(config.model) else "it is not tied",
+    }
+    for site in parse_all(config.compress):
+        if absent.get(site):
+            found.append(f"--compress {site} has no effect: {absent[site]}")
+    if parallel.embedding_sync == "separate" and parallel.pp == 1:
+        found.append("--embedding-sync separate has no effect: pp = 1, so there is one copy")
     if parallel.sequence_parallel and parallel.tp == 1:
         found.append("--sequence-parallel has no effect: tp = 1")
     if config.finetune.task and config.data.samples == "fixed":

@@ -61,5 +61,5 @@ class Attention(nn.Module):
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, padding: Tensor | None, random: Randomness | None) -> Any:
         if random is None:
-            return self.axes.attend(q, k, v, self.causal, padding)
+            return self.axes.attend(q, k, v, self.causal, padding, key=self.weights)
         return self.axes.attend_by_place(q, k, v, self.causal, padding, self.dropout, random, self.weights)

@@ -70,7 +70,14 @@ class Axes:
         return torch.arange(tokens, device=device)
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, causal: bool, padding: Tensor | None = None, dropout: float = 0.0
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        causal: bool,
+        padding: Tensor | None = None,
+        dropout: float = 0.0,
+        key: str = "",
     ) -> Tensor:
         """Softmax attention of all tokens, those of other context-parallel ranks included.
 
@@ -79,6 +86,7 @@ class Axes:
             causal: a token sees itself and those before it.
             padding: [B, T] of bool, True where there is a token to be seen; None: everywhere.
             dropout: probability that an attention weight is dropped, from torch's current random state.
+            key: the place in the model.
 
         Returns:
             [B, np, T, hd].
@@ -109,7 +117,7 @@ class Axes:
             keep = kept_weights(q, k, dropout, random, key, self.rank)
             return attend_with_dropout(q, k, v, _seen(q, causal, padding), dropout, keep)
         with random.drawing(key, q.device, self.head_shard):
-            return self.attend(q, k, v, causal, padding, dropout)
+            return self.attend(q, k, v, causal, padding, dropout, key)
 
     def sum_(self, x: Tensor) -> Tensor:
         """The sum over ranks, in place, outside autograd (cross-entropy's statistics)."""

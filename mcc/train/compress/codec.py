@@ -119,6 +119,11 @@ class Codec(ABC):
         """
         return None
 
+    @classmethod
+    def remembers(cls, options: Any) -> bool:
+        """Whether what is sent of one tensor depends on those before it."""
+        return cls.state_dict is not Codec.state_dict
+
     @abstractmethod
     def payload(self, context: Context = STEADY) -> tuple[TensorSpec, ...]:
         """The tensors that `encode` gives: what is sent, all of it, scales and indices included.

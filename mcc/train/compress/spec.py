@@ -16,6 +16,7 @@ from mcc.core.config import build, settings
 from mcc.core.errors import UsageError, unknown
 from mcc.train.compress.codec import Codec, TensorSpec, codecs
 from mcc.train.compress.feedback import Feedback
+from mcc.train.compress.sites import chosen, site_refusal
 from mcc.train.compress.where import EVERYWHERE, KEYS, Scope
 
 # What each site carries. A site is a place in the engine that asks its `CodecSpec` for codecs.
@@ -25,6 +26,9 @@ SITES = {
     "pp.forward": "activations sent to the next pipeline stage",
     "pp.backward": "gradients of activations sent to the previous pipeline stage",
     "dp.grad": "gradients of the parameters, summed over the data-parallel ranks",
+    "cp.kv": "keys and values of ring attention, sent round the context-parallel ranks",
+    "zero.grads": "gradients, summed where their owner is, with --zero 1 or --fully-shard",
+    "zero.weights": "parameters that their owners updated, with --zero 1; or all, when needed, with --fully-shard",
     "embedding": "gradient of the tied embedding, summed over its two copies and the data-parallel ranks",
 }
 
@@ -38,6 +42,7 @@ class CodecSpec:
 
     `feedback`: add what was lost of one tensor to the next; with `lazy` to the next that is compressed. `warmup`: send
     as it is in the first steps; a number of steps, or below 1 a share of the run. `scope`: where and when to compress.
+    `of`: what is sent, at sites where there is a choice.
     """
 
     site: str
@@ -47,6 +52,7 @@ class CodecSpec:
     lazy: bool = False
     warmup: float = 0
     scope: Scope = EVERYWHERE
+    of: str = ""
 
     @property
     def codec(self) -> type[Codec]:
@@ -58,6 +64,11 @@ class CodecSpec:
         """Whether the codec sums payloads over ranks without decoding them."""
         own = self.codec.all_reduce.__func__ is not Codec.all_reduce.__func__  # type: ignore[attr-defined]
         return own or self.codec.additive
+
+    @property
+    def remembers(self) -> bool:
+        """Whether what is sent depends on what was sent before."""
+        return self.feedback or self.codec.remembers(self.options)
 
     def active(self, step: int, train_iters: int, epoch: int = 0) -> bool:
         """Whether step `step` of epoch `epoch`, both counted from 0, is compressed.
@@ -77,7 +88,7 @@ class CodecSpec:
     def __str__(self) -> str:
         feedback = "lazy" if self.lazy else "on" if self.feedback else "off"
         wrappers = {"feedback": feedback, "warmup": f"{self.warmup:g}", **self.scope.wrappers()}
-        options = {**dataclasses.asdict(self.options), **wrappers}
+        options = {**dataclasses.asdict(self.options), **wrappers, **({"of": self.of} if self.of else {})}
         return f"{self.site}={self.name}:" + ",".join(f"{key}={value}" for key, value in options.items())
 
 
@@ -106,18 +117,23 @@ def parse(text: str) -> CodecSpec:
     except UsageError as error:
         raise UsageError(f"--compress {text!r}: {error.what}", error.hint) from None
     warmup = _number(text, values.pop("warmup", "0"))
+    of = chosen(text, site, values.pop("of", ""))
     known = [setting.name for setting in settings(cls.Options)]
     for key in values:
         if key not in known:
-            raise unknown(f"option of codec {name}", key, [*known, *_WRAPPERS])
+            raise unknown(f"option of codec {name}", key, [*known, *_WRAPPERS, *(["of"] if of else [])])
     try:
         options = build(cls.Options, values)
     except UsageError as error:
         raise UsageError(f"--compress {text!r}: {error.what}", error.hint) from None
-    reason = cls.refusal(site, options) or (cls.feedback_refusal(options) if _FEEDBACK[feedback] != "off" else None)
+    how = _FEEDBACK[feedback]
+    reason = (
+        cls.refusal(site, options)
+        or (cls.feedback_refusal(options) if how != "off" else None)
+        or site_refusal(site, name, cls, options, how != "off", of)
+    )
     if reason:
         raise UsageError(f"--compress {text!r}: {reason}")
-    how = _FEEDBACK[feedback]
     return CodecSpec(
         site=site,
         name=name,
@@ -126,6 +142,7 @@ def parse(text: str) -> CodecSpec:
         lazy=how == "lazy",
         warmup=warmup,
         scope=scope,
+        of=of,
     )
 
 

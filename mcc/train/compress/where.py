@@ -17,7 +17,7 @@ from typing import Literal
 from mcc.core.errors import UsageError
 
 # Sites whose traffic is one layer's, one boundary's or one parameter's.
-LAYERED = ("tp.forward", "tp.backward", "pp.forward", "pp.backward", "dp.grad")
+LAYERED = ("tp.forward", "tp.backward", "pp.forward", "pp.backward", "cp.kv", "dp.grad")
 
 KEYS = ("when", "layers", "stages")
 _PART = re.compile(r"(?P<first>\d+%?)?(?P<dash>-)?(?P<last>\d+%?)?")

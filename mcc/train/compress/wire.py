@@ -19,7 +19,8 @@ SITES = (
     "cp.kv",
     "cp.grad",
     "dp.grad",
-    "dp.param",
+    "zero.grads",
+    "zero.weights",
     "embedding",
     "norm",
 )

@@ -32,9 +32,9 @@ class Update:
         config: the run's.
         first: whether this rank has the first stage, whose copy of a tied embedding counts in the norm.
         full: what `fully_shard` made of the stages, if it did; `parameters` are then the rows that it left here.
+        zero: which rows are whose with ZeRO-1, else None.
 
     Attributes:
-        zero: which rows are whose with ZeRO-1, else None.
         updated: what the optimizer works on, by name.
         scaler: of fp16, else None.
         count: updates made; steps without the skipped ones.
@@ -48,17 +48,15 @@ class Update:
         config: TrainConfig,
         first: bool,
         full: FullyShard | None = None,
+        zero: Zero | None = None,
     ) -> None:
         self.parameters, self.family, self.mesh, self.config, self.first = parameters, family, mesh, config.optim, first
-        self.zero: Zero | None = None
-        self.full = full
+        self.full, self.zero = full, zero
         self.updated: Mapping[str, nn.Parameter] = parameters
-        replicas = mesh.replicas_sum("dp.grad")
         # Replicas agree on the gradients, unless each has rows of its own.
         group, size = mesh.model, mesh.tp * mesh.pp
-        if config.parallel.zero and replicas.size > 1:
-            self.zero = Zero(parameters, replicas, mesh.replicas_sum("dp.param"))
-            self.updated = self.zero.owned
+        if zero is not None:
+            self.updated = zero.owned
         if self.full is not None:
             self.updated = {name: rows for name, rows in parameters.items() if len(rows)}
         if self.zero is not None or self.full is not None:
@@ -120,6 +118,12 @@ class Update:
     def moments(self) -> dict[str, dict[str, Tensor]]:
         """What the optimizer remembers, by slot and name: of whole parameters, or with ZeRO of owned rows."""
         return optimizers.moments(self.optimizer, self.updated, self.config)
+
+    def weights(self) -> Mapping[str, tuple[Tensor, tuple[int, int] | None]]:
+        """The exact parameters, or rows of them, with (first, of how many) rows they are; None: all."""
+        if self.zero is not None and self.zero.apart:
+            return {name: (owned.data, self.rows(name)) for name, owned in self.zero.owned.items()}
+        return {name: (parameter.data, self.held(name)) for name, parameter in self.parameters.items()}
 
     def rows(self, name: str) -> tuple[int, int] | None:
         """(first, of how many) rows of a parameter that `moments` is of; None: of all."""

@@ -7,7 +7,7 @@ so that clipping, the optimizer and checkpoints treat them as they treat ZeRO-1'
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,10 +19,14 @@ from torch.distributed.fsdp import fully_shard
 from mcc.core.errors import UsageError
 from mcc.models.base.transformer import Stage
 from mcc.train.compress import host
+from mcc.train.compress.codec import Codec
 from mcc.train.compress.collective import Collective
+from mcc.train.compress.spec import CodecSpec, parse_all
 from mcc.train.config import TrainConfig
+from mcc.train.parallel.flat import FlatGather, FlatScatter, segments
 from mcc.train.parallel.mesh import Mesh
 from mcc.train.parallel.pipeline import SCHEDULES
+from mcc.train.parallel.tensor import Clock
 from mcc.train.parallel.tied import copies
 
 # torch 2.13 has new names for them.
@@ -34,9 +38,13 @@ class FullyShard:
     """This rank's stages, sharded over its replicas from now on.
 
     Args:
-        stages: initialised modules.
+        stages: initialised modules, by index.
         mesh: this rank's place. Collective: every rank makes one.
         ends: the pipeline ranks with the first and the last stage.
+        compress: the codec of each site; those of `zero.grads` and `zero.weights` are used here.
+        clock: the engine's.
+        kinds: see `mcc.train.parallel.flat.kinds`.
+        dense: whether weights are to be gathered as they are now: in evaluation.
 
     Raises:
         UsageError: the ranks are on GPUs, but not joined by NCCL.
@@ -46,24 +54,48 @@ class FullyShard:
         tied: joins the two copies of a tied embedding's rows, or None where this rank has the only one, or none.
     """
 
-    def __init__(self, stages: Iterable[Stage], mesh: Mesh, ends: Sequence[int]) -> None:
-        self.gradients = mesh.replicas_sum("dp.grad")
-        gather, scatter = _AllGather(mesh.replicas_sum("dp.param")), _ReduceScatter(self.gradients)
-        stages = list(stages)
-        device = next(stages[0].parameters()).device.type
+    def __init__(
+        self,
+        stages: Mapping[int, Stage],
+        mesh: Mesh,
+        ends: Sequence[int],
+        compress: Mapping[str, CodecSpec],
+        clock: Clock,
+        kinds: Mapping[str, str],
+        dense: Callable[[], bool],
+    ) -> None:
+        self.gradients, weights = mesh.replicas_sum("zero.grads"), mesh.replicas_sum("zero.weights")
+        self.scatter = FlatScatter(compress.get("zero.grads"), self.gradients, clock)
+        self.gather = FlatGather(compress.get("zero.weights"), weights, clock)
+        self.stages = list(stages.values())
+        device = next(self.stages[0].parameters()).device.type
         if device == "cuda" and host.carrier(device, mesh.replicas) != "nccl":
             raise UsageError("--fully-shard on GPUs needs NCCL, which wants a GPU for every rank", "--zero 1")
         replicas = DeviceMesh.from_group(mesh.replicas, device, mesh_dim_names=("replicas",))
         self.sharded: dict[str, Any] = {}
-        for stage in stages:
-            for module in (*stage.layers.values(), stage):
-                wrapped: Any = fully_shard(module, mesh=replicas)
-                if hasattr(wrapped, "set_custom_all_gather"):
-                    wrapped.set_custom_all_gather(gather)
-                    wrapped.set_custom_reduce_scatter(scatter)
+        for index, stage in stages.items():
+            wrapped = {f"layer{i}": fully_shard(layer, mesh=replicas) for i, layer in stage.layers.items()}
+            wrapped[f"stage{index}"] = fully_shard(stage, mesh=replicas)
+            names = {id(parameter): name for name, parameter in stage.named_parameters()}
+            for key, module in wrapped.items():
+                sizes = {names[id(p.sharded_param)]: p._sharded_param_data.numel() for p in _parameters(module)}
+                parts = segments(sizes, kinds)
+                module.set_custom_all_gather(_AllGather(weights, self.gather, key, parts, dense))
+                module.set_custom_reduce_scatter(_ReduceScatter(self.gradients, self.scatter, key, parts))
             self.sharded.update(stage.named_parameters())
         self.owned = {name: nn.Parameter(p.to_local().detach()) for name, p in self.sharded.items()}
         self.tied = copies(mesh, ends)
+
+    def reshard(self) -> None:
+        """Let go of gathered weights: the next forward pass gathers its own."""
+        for stage in self.stages:
+            module: Any = stage
+            module.reshard()
+
+    def codecs(self) -> dict[str, Codec]:
+        """Every codec in use, by site and key."""
+        sites = {"zero.grads": self.scatter.codecs(), "zero.weights": self.gather.codecs()}
+        return {f"{site}/{key}": codec for site, found in sites.items() for key, codec in found.items()}
 
     def rows(self, name: str) -> tuple[int, int]:
         """(first, last + 1) of the rows of a parameter that this replica holds."""
@@ -89,28 +121,87 @@ class FullyShard:
             parameter.grad = None
 
 
-class _Counted:
-    """A collective of `fully_shard`, counted. torch allocates through it."""
+def _parameters(module: Any) -> Iterator[Any]:
+    """torch's records of the parameters that it shards with `module`, in the order in which they travel."""
+    group = module._get_fsdp_state()._fsdp_param_group
+    if group is not None:
+        yield from group.fsdp_params
 
-    def __init__(self, group: Collective) -> None:
-        self.group = group
+
+class _Counted:
+    """A collective of one module's parameters for `fully_shard`, counted. torch allocates through it.
+
+    Args:
+        group: the replicas.
+        key: the module.
+        parts: where each kind of its parameters stands in a flat piece, see `mcc.train.parallel.flat.segments`.
+    """
+
+    def __init__(self, group: Collective, key: str, parts: Mapping[str, list[tuple[int, int]]]) -> None:
+        self.group, self.key, self.parts = group, key, parts
 
     def allocate(self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
         return torch.empty(*size, dtype=dtype, device=device)
 
+    def cut(self, flat: Tensor, kind: str) -> Tensor:
+        """The elements of one kind, a copy."""
+        return torch.cat([flat[start:end] for start, end in self.parts[kind]])
+
+    def put(self, flat: Tensor, kind: str, values: Tensor) -> None:
+        """The inverse of `cut`."""
+        sizes = [end - start for start, end in self.parts[kind]]
+        for (start, end), piece in zip(self.parts[kind], values.split(sizes), strict=True):
+            flat[start:end].copy_(piece)
+
 
 class _AllGather(_Counted):
+    def __init__(
+        self,
+        group: Collective,
+        coded: FlatGather,
+        key: str,
+        parts: Mapping[str, list[tuple[int, int]]],
+        dense: Callable[[], bool],
+    ) -> None:
+        super().__init__(group, key, parts)
+        self.coded, self.dense = coded, dense
+        for kind, places in parts.items():
+            coded.add(key + kind, sum(end - start for start, end in places))
+
     def __call__(
         self, output_tensor: Tensor, input_tensor: Tensor, group: dist.ProcessGroup, async_op: bool = False
     ) -> dist.Work | None:
+        if self.coded.active and not self.dense():
+            for kind in self.parts:
+                pieces = self.coded(self.key + kind, self.cut(input_tensor, kind), dense=False)
+                for rows, piece in zip(output_tensor.view(self.group.size, -1), pieces, strict=True):
+                    self.put(rows, kind, piece)
+            return None
         self.group.wire.add(self.group.site, (self.group.size - 1) * input_tensor.nbytes)
         return _all_gather(output_tensor, input_tensor, group=group, async_op=async_op)
 
 
 class _ReduceScatter(_Counted):
+    def __init__(
+        self, group: Collective, coded: FlatScatter, key: str, parts: Mapping[str, list[tuple[int, int]]]
+    ) -> None:
+        super().__init__(group, key, parts)
+        self.coded = coded
+        for kind, places in parts.items():
+            coded.add(key + kind, sum(end - start for start, end in places))
+
     def __call__(
         self, output_tensor: Tensor, input_tensor: Tensor, group: dist.ProcessGroup, op: Any, async_op: bool = False
     ) -> dist.Work | None:
+        if self.coded.active:
+            assert op in (dist.ReduceOp.SUM, dist.ReduceOp.AVG), f"torch reduces by {op}"
+            pieces = input_tensor.view(self.group.size, -1)
+            for kind in self.parts:
+                total = self.coded(self.key + kind, [self.cut(piece, kind) for piece in pieces])
+                self.put(output_tensor, kind, total)
+            if op == dist.ReduceOp.AVG:
+                output_tensor.div_(self.group.size)
+            return None
         self.group.wire.add(self.group.site, (self.group.size - 1) * output_tensor.nbytes)
         return _reduce_scatter(output_tensor, input_tensor, op=op, group=group, async_op=async_op)
 
@@ -126,9 +217,23 @@ def check_fully_shard(config: TrainConfig) -> None:
         return
     if parallel.zero:
         raise UsageError(f"--fully-shard shards all that --zero {parallel.zero} does, and more", "give one of them")
-    if any(text.startswith("dp.grad=") for text in config.compress):
+    compress = parse_all(config.compress)
+    if "dp.grad" in compress:
         raise UsageError(
-            "--compress dp.grad needs whole gradients, but --fully-shard reduces them in the backward pass", "--zero 1"
+            "--compress dp.grad needs whole gradients, but --fully-shard reduces them in the backward pass",
+            "--compress zero.grads, or --zero 1",
+        )
+    if "zero.weights" in compress and compress["zero.weights"].of == "difference":
+        raise UsageError(
+            "--compress zero.weights=...,of=difference adds to what replicas hold, but with --fully-shard they hold "
+            "nothing",
+            "of=weights, or --zero 1",
+        )
+    if "zero.grads" in compress and compress["zero.grads"].remembers and config.run.precision == "fp16":
+        raise UsageError(
+            f"--compress zero.grads={compress['zero.grads'].name} would remember an overflow of --precision fp16 for "
+            "good: --fully-shard reduces gradients before it is noticed",
+            "--precision bf16, --zero 1, or a codec without memory, such as quantize without feedback",
         )
     if parallel.pp > 1 and SCHEDULES[parallel.schedule].splits:
         raise UsageError(

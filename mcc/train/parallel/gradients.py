@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # The tied embedding is summed over its two copies and all replicas at once (Optimus-CC, arXiv 2301.09830, section 5).
 TIED = "embedding.tokens.weight"
-_WIDTH = 1024  # a flat bucket is coded as rows of this many values
+WIDTH = 1024  # a flat bucket is coded as rows of this many values
 
 
 class GradSync:
@@ -70,9 +70,9 @@ class GradSync:
         if not spec.codec.matrixwise:
             whole = [name for name in chosen if name in alike and mesh.tp > 1]
             for key, names in (("bucket", [name for name in chosen if name not in whole]), ("alike", whole)):
-                rows = -(-sum(self.flat[name].numel() for name in names) // _WIDTH)
+                rows = -(-sum(self.flat[name].numel() for name in names) // WIDTH)
                 if rows:
-                    stream = CompressedSum(spec, TensorSpec((rows, _WIDTH), torch.float32), key, self.group)
+                    stream = CompressedSum(spec, TensorSpec((rows, WIDTH), torch.float32), key, self.group)
                     self.buckets.append((key, names, stream))
             return
         for name, parameter in chosen.items():
@@ -129,7 +129,7 @@ def coded(compress: Mapping[str, CodecSpec], mesh: Mesh) -> CodecSpec | None:
 def _summed(grads: Sequence[Tensor], stream: CompressedSum, context: Context) -> list[Tensor]:
     """The sums over the replicas, coded as one flat bucket."""
     flat = torch.cat([grad.reshape(-1) for grad in grads])
-    rows = nn.functional.pad(flat, (0, -flat.numel() % _WIDTH)).view(-1, _WIDTH)
+    rows = nn.functional.pad(flat, (0, -flat.numel() % WIDTH)).view(-1, WIDTH)
     pieces = stream(rows, context).reshape(-1)[: flat.numel()].split([grad.numel() for grad in grads])
     return [piece.view(grad.shape) for piece, grad in zip(pieces, grads, strict=True)]
 

@@ -24,7 +24,7 @@ def boundary_coded(spec: CodecSpec, stages: Stages, before: int) -> bool:
 
 
 def coded_keys(spec: CodecSpec | None, stages: Stages | None) -> Selects:
-    """The test whether the codec stands at a tensor-parallel place of a layer, such as `layers.7.mlp.down`."""
+    """The test whether the codec stands at a place of a layer, such as `layers.7.mlp.down`."""
 
     def selects(key: str) -> bool:
         if spec is None or stages is None:
@@ -76,7 +76,7 @@ def check_scopes(compress: Mapping[str, CodecSpec], stages: Stages, family: Fami
             there = f"boundaries lie after layers {some([stages.layers[before].stop - 1 for before in sent])}"
             senders = sent if site == "pp.forward" else [before + 1 for before in sent]
             there += f", stages {some(senders)} send"
-        elif site.startswith("tp."):
+        elif site.startswith(("tp.", "cp.")):
             selects = coded_keys(spec, stages)
             nothing = not any(selects(f"layers.{layer}") for layer in range(_layers(stages)))
             there = _stages(stages)

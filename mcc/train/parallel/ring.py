@@ -22,9 +22,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mcc.train.compress.codec import TensorSpec, pack, unpack
 from mcc.train.compress.collective import Collective
 from mcc.train.parallel import blocks
+from mcc.train.parallel.keys_values import Block, Coding, Form
 from mcc.train.parallel.tokens import Dealt, Sight
 
 _KEYS, _GRADS = 1, 2  # tags: the two kinds of message between the same pair of ranks
@@ -73,7 +73,14 @@ class Ring:
     message_bytes: int | None = None
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, causal: bool, padding: Tensor | None = None, dropout: float = 0.0
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        causal: bool,
+        padding: Tensor | None = None,
+        dropout: float = 0.0,
+        coding: Coding | None = None,
     ) -> Tensor:
         """Softmax attention of this rank's queries over the keys of all ranks. Collective.
 
@@ -82,12 +89,13 @@ class Ring:
             causal: a token sees itself and those before it in the whole sequence.
             padding: [B, T] of bool, True where this rank has a key to be seen; None on all ranks: everywhere.
             dropout: probability that an attention weight is dropped, drawn by torch's current random state.
+            coding: how keys and values are coded, or None; all ranks then compute with what they decode to.
 
         Returns:
             [B, np, T, hd]; zero where a query sees no key.
         """
         seed = int(torch.randint(1 << 62, ())) if dropout else 0
-        out: Tensor = _Attention.apply(q, k, v, self, _Call(causal, padding, dropout, seed))
+        out: Tensor = _Attention.apply(q, k, v, self, _Call(causal, padding, dropout, seed, coding))
         return out
 
 
@@ -97,29 +105,13 @@ class _Call:
     padding: Tensor | None
     dropout: float
     seed: int
+    coding: Coding | None = None
 
-
-class _Block:
-    """A rank's keys and values of some heads as they travel: one message."""
-
-    def __init__(self, message: Tensor, specs: tuple[TensorSpec, ...], source: int) -> None:
-        self.message, self.specs, self.source = message, specs, source
-        parts = unpack(message, specs)
-        self.k, self.v = parts[:2]
-        self.padding = parts[2] if len(parts) > 2 else None
-
-    @staticmethod
-    def pack(k: Tensor, v: Tensor, padding: Tensor | None, source: int) -> _Block:
-        tensors = (k, v) if padding is None else (k, v, padding)
-        return _Block(pack(tensors), _specs(k, v, padding), source)
-
-    def rule(self, sight: Sight, call: _Call, rank: int) -> blocks.Rule:
-        padding = None if self.padding is None else self.padding[:, sight.keys]
-        return blocks.Rule(sight.causal, padding, call.dropout, _mix(call.seed, rank, self.source))
-
-
-def _specs(k: Tensor, v: Tensor, padding: Tensor | None) -> tuple[TensorSpec, ...]:
-    return tuple(TensorSpec(tuple(x.shape), x.dtype) for x in (k, v, padding) if x is not None)
+    def rule(self, block: Block, sight: Sight, rank: int) -> blocks.Rule:
+        """Who sees whom of a block's keys and this rank's queries."""
+        _, _, padding = block.contents
+        padding = None if padding is None else padding[:, sight.keys]
+        return blocks.Rule(sight.causal, padding, self.dropout, _mix(self.seed, rank, block.source))
 
 
 def _mix(seed: int, *numbers: int) -> int:
@@ -127,14 +119,14 @@ def _mix(seed: int, *numbers: int) -> int:
     return zlib.crc32(text) << 32 | zlib.crc32(text[::-1])
 
 
-def _rounds(own: _Block, ring: Ring) -> Iterator[_Block]:
+def _rounds(own: Block, ring: Ring) -> Iterator[Block]:
     """The blocks of all ranks, this rank's first; while one is in use, the next is on its way."""
     block, size = own, ring.keys.size
     for hop in range(size):
         coming = Transfer(block.message, ring.keys, _KEYS) if hop < size - 1 else None
         yield block
         if coming is not None:
-            block = _Block(coming.wait(), own.specs, (block.source - 1) % size)
+            block = Block(coming.wait(), own.form, (block.source - 1) % size)
 
 
 class _Attention(torch.autograd.Function):
@@ -147,7 +139,8 @@ class _Attention(torch.autograd.Function):
         lse = torch.empty(q.shape[:3], dtype=_wide(q.dtype), device=q.device)
         saved = []
         for part, (heads, groups) in enumerate(_parts(q, k, ring)):
-            own = _Block.pack(k[:, groups], v[:, groups], call.padding, ring.dealt.rank)
+            form = Form.of(k[:, groups], call.padding, call.coding, part)
+            own = Block(form.write(k[:, groups], v[:, groups], call.padding), form, ring.dealt.rank)
             saved.append(own.message)
             sums = _Sums(out[:, heads])
             seeded = replace(call, seed=_mix(call.seed, part))
@@ -167,7 +160,8 @@ class _Attention(torch.autograd.Function):
         dq = torch.zeros_like(q)
         dk, dv = (torch.zeros(ctx.shape, dtype=q.dtype, device=q.device) for _ in range(2))
         for part, (heads, groups) in enumerate(_parts(q, dk, ring)):
-            own = _Block(saved[part], _specs(dk[:, groups], dv[:, groups], call.padding), ring.dealt.rank)
+            form = Form.of(dk[:, groups], call.padding, call.coding, part)
+            own = Block(saved[part], form, ring.dealt.rank)
             sums = _Sums(dq[:, heads], dk[:, groups], dv[:, groups])
             seeded = replace(call, seed=_mix(call.seed, part))
             mine = (grad[:, heads], q[:, heads], out[:, heads], lse[:, heads])
@@ -190,7 +184,7 @@ class _Sums:
                 tensor.copy_(total)
 
 
-def _forward(q: Tensor, own: _Block, ring: Ring, call: _Call, out: Tensor, lse: Tensor) -> list[blocks.State]:
+def _forward(q: Tensor, own: Block, ring: Ring, call: _Call, out: Tensor, lse: Tensor) -> list[blocks.State]:
     """Fill `out` and `lse` with those over all blocks; what each block's kernel wants to have backward."""
     states = []
     for block in _rounds(own, ring):
@@ -199,8 +193,9 @@ def _forward(q: Tensor, own: _Block, ring: Ring, call: _Call, out: Tensor, lse: 
             states.append(())
             continue
         rows, keys = _at(sight.queries), _at(sight.keys)
-        rule = block.rule(sight, call, ring.dealt.rank)
-        found, found_lse, state = blocks.attend(q[rows], block.k[keys], block.v[keys], rule)
+        k, v, _ = block.contents
+        rule = call.rule(block, sight, ring.dealt.rank)
+        found, found_lse, state = blocks.attend(q[rows], k[keys], v[keys], rule)
         states.append(state)
         if block is own:  # the first, and it has something for every query
             out.copy_(found)
@@ -215,7 +210,7 @@ def _backward(
     q: Tensor,
     out: Tensor,
     lse: Tensor,
-    own: _Block,
+    own: Block,
     ring: Ring,
     call: _Call,
     states: list[blocks.State],
@@ -229,15 +224,15 @@ def _backward(
         found: tuple[Tensor, ...] = ()
         if sight is not None:
             rows, keys = _at(sight.queries), _at(sight.keys)
-            rule = block.rule(sight, call, ring.dealt.rank)
-            k, v = block.k[keys], block.v[keys]
+            rule = call.rule(block, sight, ring.dealt.rank)
+            k, v = (x[keys] for x in block.contents[:2])
             found = blocks.gradients(grad[rows], q[rows], k, v, out[rows], lse[rows].contiguous(), rule, state)
         if block is own:
             _add((dq, *home), sight, found)
             continue
         # What the ranks that this block visited before have found.
         if arriving is None:
-            travelling = torch.zeros(2, *own.k.shape, dtype=dq.dtype, device=q.device)
+            travelling = torch.zeros(2, *own.form.heads.shape, dtype=dq.dtype, device=q.device)
         else:
             travelling = arriving.wait()
         _add((dq, *travelling), sight, found)

@@ -21,6 +21,7 @@ from mcc.train.compress.codec import Codec, Context, TensorSpec
 from mcc.train.compress.collective import Collective, CompressedGather, CompressedScatter, CompressedSum
 from mcc.train.compress.spec import CodecSpec
 from mcc.train.parallel import sequence
+from mcc.train.parallel.keys_values import Coders, Coding
 from mcc.train.parallel.mesh import Mesh
 from mcc.train.parallel.places import Selects, coded_keys
 from mcc.train.parallel.ring import Ring
@@ -184,6 +185,9 @@ class ParallelAxes(Axes):
         self.ring = Ring(
             keys=mesh.collective("cp", "cp.kv"), grads=mesh.collective("cp", "cp.grad"), dealt=self.dealt
         )  # fmt: skip
+        self.keys_values = Coders(compress["cp.kv"]) if "cp.kv" in compress else None
+        self._keys_selected = cache(coded_keys(compress.get("cp.kv"), stages))
+        self.clock = clock
         self._dense = False
 
     @contextmanager
@@ -194,6 +198,11 @@ class ParallelAxes(Axes):
             yield
         finally:
             self._dense = before
+
+    @property
+    def compresses_nothing(self) -> bool:
+        """Whether this is within `dense`."""
+        return self._dense
 
     def leave_out_of_graphs(self) -> None:
         """Keep torch.compile away from what talks to other ranks, or draws numbers: its graphs end there and begin
@@ -245,11 +254,22 @@ class ParallelAxes(Axes):
         return self.dealt.positions(tokens, device) if self.dealt.size > 1 else super().positions(tokens, device)
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, causal: bool, padding: Tensor | None = None, dropout: float = 0.0
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        causal: bool,
+        padding: Tensor | None = None,
+        dropout: float = 0.0,
+        key: str = "",
     ) -> Tensor:
         if self.dealt.size == 1:
             return super().attend(q, k, v, causal, padding, dropout)
-        return self.ring.attend(q, k, v, causal, padding, dropout)
+        coding, coders = None, self.keys_values
+        active = coders is not None and not self._dense and self.clock.active(coders.spec)
+        if active and coders is not None and self._keys_selected(key):
+            coding = Coding(coders, key, self.clock.context(self.clock.microbatch))
+        return self.ring.attend(q, k, v, causal, padding, dropout, coding)
 
     def sum_(self, x: Tensor) -> Tensor:
         return self.vocab.sum_(x)

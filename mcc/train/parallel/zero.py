@@ -4,18 +4,26 @@ own rows of every parameter, updates them, and gives them to the others.
 N replicas   R rows (dim 0) of a parameter here
 
 Gradients go to the rows' owners in a reduce-scatter, parameters come back in an all-gather: together as many bytes as
-the all-reduce that they replace. The terms of a gradient are added in order of rank.
+the all-reduce that they replace. The terms of a gradient are added in order of rank. Either way may be compressed, see
+`mcc.train.parallel.flat`: gradients as in ZeRO++ (arXiv 2306.10209, section 3.3), weights as there (section 3.1) or as
+what they differ by from those that the replicas hold (SDP4Bit, arXiv 2410.15526, section 3.1). Owners then keep exact
+masters of their rows; all replicas, the owner too, compute with what was decoded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from mcc.train.compress.collective import Collective
+from mcc.train.compress.codec import Codec
+from mcc.train.compress.spec import CodecSpec
+from mcc.train.parallel.flat import FlatGather, FlatScatter
 from mcc.train.parallel.gradients import gradient
+from mcc.train.parallel.mesh import Mesh
+from mcc.train.parallel.tensor import Clock
 
 _BUCKET = 1 << 24  # elements that travel together; bounds the memory beside the gradients
 
@@ -25,22 +33,45 @@ class Zero:
 
     Args:
         parameters: this rank's, by name; their storage stays where it is from now on.
-        gradients: the group of the replicas, for the reduce-scatter.
-        updates: the same group, for the all-gather.
+        mesh: this rank's place.
+        compress: the codec of each site; those of `zero.grads` and `zero.weights` are used here.
+        clock: the engine's.
+        kinds: a word for parameters that must not be coded beside others, by name; see `flat.kinds`.
+        elsewhere: parameters whose gradients are not reduced here.
 
     Attributes:
-        owned: views of the owned rows, by name: what the optimizer works on. Parameters with fewer rows than there
-            are replicas have no rows on some.
+        owned: the owned rows, by name: what the optimizer works on. Views, or copies where others compute with what a
+            codec left of them. Parameters with fewer rows than there are replicas have no rows on some.
+        apart: whether they are copies.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], gradients: Collective, updates: Collective) -> None:
-        self.parameters, self.gradients, self.updates = parameters, gradients, updates
-        self.bounds = {name: dealt(parameters[name].shape[0], gradients.size) for name in sorted(parameters)}
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        mesh: Mesh,
+        compress: Mapping[str, CodecSpec],
+        clock: Clock,
+        kinds: Mapping[str, str],
+        elsewhere: Iterable[str] = (),
+    ) -> None:
+        self.parameters, self.kinds, self.clock = parameters, kinds, clock
+        self.gradients, self.updates = mesh.replicas_sum("zero.grads"), mesh.replicas_sum("zero.weights")
+        self.bounds = {name: dealt(parameters[name].shape[0], self.gradients.size) for name in sorted(parameters)}
+        self.spec = compress.get("zero.weights")
+        self.apart = self.spec is not None
         self.owned: dict[str, nn.Parameter] = {}
         for name in self.bounds:
             first, last = self.rows(name)
             if last > first:
-                self.owned[name] = nn.Parameter(parameters[name].data[first:last])
+                own = parameters[name].data[first:last]
+                self.owned[name] = nn.Parameter(own.clone() if self.apart else own)
+        reduced = [name for name in self.bounds if name not in set(elsewhere)]
+        self.scatter = FlatScatter(compress.get("zero.grads"), self.gradients, clock)
+        for key, bucket in self._buckets(reduced):
+            self.scatter.add(key, self._longest(bucket))
+        self.spread = FlatGather(self.spec, self.updates, clock)
+        for key, bucket in self._buckets(self.bounds):
+            self.spread.add(key, self._longest(bucket))
 
     def rows(self, name: str, replica: int | None = None) -> tuple[int, int]:
         """(first, last + 1) of the rows of a parameter that this replica, or another, owns."""
@@ -51,11 +82,13 @@ class Zero:
     def reduce(self, names: Iterable[str]) -> None:
         """Give the owned rows of `names` the mean over the replicas of their gradients, whose memory is freed."""
         size = self.gradients.size
-        for bucket in self._buckets(names):
-            pieces = [self._pack(bucket, place, gradients=True) for place in range(size)]
+        for key, bucket in self._buckets(names):
+            grads = {name: gradient(self.parameters[name]) for name in bucket}
+            pieces = [self._pack(bucket, grads, place) for place in range(size)]
+            del grads
             for name in bucket:
                 self.parameters[name].grad = None
-            mean = self.gradients.scatter_sum(pieces).div_(size)
+            mean = self.scatter(key, pieces).div_(size)
             for name, piece in self._unpack(bucket, self.gradients.rank, mean):
                 self.owned[name].grad = piece
 
@@ -68,39 +101,82 @@ class Zero:
                 owned.grad = gradient(self.parameters[name])[first:last]
 
     @torch.no_grad()
-    def gather(self) -> None:
-        """Give every replica the rows that the others have updated. The same bits on each."""
-        for bucket in self._buckets(self.bounds):
-            messages = self.updates.gather(self._pack(bucket, self.updates.rank, gradients=False))
-            for place, message in enumerate(messages):
-                if place != self.updates.rank:
-                    for name, piece in self._unpack(bucket, place, message):
-                        first, last = self.rows(name, place)
-                        self.parameters[name].data[first:last].copy_(piece)
+    def gather(self, exact: bool = False) -> None:
+        """Give every replica the rows that the others have updated, as the codec leaves them unless `exact`. The same
+        bits on each."""
+        here = self.updates.rank
+        coded = not exact and self.clock.active(self.spec)
+        difference = coded and self.spec is not None and self.spec.of == "difference"
+        for key, bucket in self._buckets(self.bounds):
+            mine = self._pack(bucket, self.owned)
+            if difference:
+                held = {name: p.data for name, p in self.parameters.items()}
+                mine -= self._pack(bucket, held, here)
+            for place, rows in enumerate(self.spread(key, mine, dense=not coded)):
+                if place == here and not self.apart:
+                    continue
+                for name, piece in self._unpack(bucket, place, rows):
+                    first, last = self.rows(name, place)
+                    target = self.parameters[name].data[first:last]
+                    target.add_(piece) if difference else target.copy_(piece)
 
-    def _buckets(self, names: Iterable[str]) -> Iterator[list[str]]:
+    @torch.no_grad()
+    def adopt(self) -> None:
+        """Take the parameters for exact: they were loaded."""
+        if self.apart:
+            for name, owned in self.owned.items():
+                first, last = self.rows(name)
+                owned.copy_(self.parameters[name][first:last])
+
+    @contextmanager
+    def exact(self) -> Iterator[None]:
+        """Within the block the parameters are what their owners have: as the exported model's will be. Collective."""
+        if not self.apart:
+            yield
+            return
+        held = {name: parameter.data.clone() for name, parameter in self.parameters.items()}
+        self.gather(exact=True)
+        try:
+            yield
+        finally:
+            for name, parameter in self.parameters.items():
+                parameter.data.copy_(held[name])
+
+    def codecs(self) -> dict[str, Codec]:
+        """Every codec in use, by site and key."""
+        sites = {"zero.grads": self.scatter.codecs(), "zero.weights": self.spread.codecs()}
+        return {f"{site}/{key}": codec for site, found in sites.items() for key, codec in found.items()}
+
+    def _buckets(self, names: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
+        """(key, names) of what travels together: parameters of one kind."""
         bucket: list[str] = []
-        elements = 0
-        for name in sorted(names):
-            count = self.parameters[name].numel()
-            if bucket and elements + count > _BUCKET:
-                yield bucket
-                bucket, elements = [], 0
+        elements = count = 0
+        for kind, name in sorted((self.kinds.get(name, ""), name) for name in names):
+            size = self.parameters[name].numel()
+            if bucket and (elements + size > _BUCKET or kind != self.kinds.get(bucket[0], "")):
+                yield f"bucket{count}", bucket
+                bucket, elements, count = [], 0, count + 1
             bucket.append(name)
-            elements += count
+            elements += size
         if bucket:
-            yield bucket
+            yield f"bucket{count}", bucket
 
-    def _pack(self, bucket: list[str], place: int, gradients: bool) -> Tensor:
-        """A replica's rows of all parameters of a bucket in one flat tensor, as long for every replica."""
+    def _longest(self, bucket: list[str]) -> int:
+        """Elements of a bucket's piece: as many for every replica."""
+        return max(sum(self._count(name, place) for name in bucket) for place in range(self.gradients.size))
+
+    def _pack(self, bucket: list[str], tensors: Mapping[str, Tensor], place: int | None = None) -> Tensor:
+        """Rows of all parameters of a bucket in one flat tensor: a replica's rows of whole `tensors`, or all that
+        there are."""
         parts = []
         for name in bucket:
-            first, last = self.rows(name, place)
-            tensor = gradient(self.parameters[name]) if gradients else self.parameters[name].data
-            parts.append(tensor[first:last].reshape(-1))
-        flat = torch.cat(parts)
-        longest = max(sum(self._count(name, other) for name in bucket) for other in range(self.gradients.size))
-        return nn.functional.pad(flat, (0, longest - flat.numel()))
+            if place is None:
+                parts += [tensors[name].data.reshape(-1)] if name in tensors else []
+            else:
+                first, last = self.rows(name, place)
+                parts.append(tensors[name][first:last].reshape(-1))
+        flat = torch.cat(parts) if parts else self.parameters[bucket[0]].new_zeros(0)
+        return nn.functional.pad(flat, (0, self._longest(bucket) - flat.numel()))
 
     def _unpack(self, bucket: list[str], place: int, flat: Tensor) -> Iterator[tuple[str, Tensor]]:
         start = 0

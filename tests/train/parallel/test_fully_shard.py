@@ -74,7 +74,7 @@ def test_it_equals_the_unsharded_run(tmp_path, layout):
         assert kept == 2 * held
         if "pp" not in layout:
             assert held == pytest.approx(whole / replicas, rel=0.15)
-        assert sent["dp.param"] > 0 and sent["dp.grad"] > 0
+        assert sent["zero.weights"] > 0 and sent["zero.grads"] > 0
     _close(tmp_path / "full", tmp_path / "plain")
 
 

@@ -88,8 +88,8 @@ def test_each_replica_keeps_its_share_and_sends_what_the_all_reduce_sent():
     assert sum(kept for kept, *_ in sharded) == 2 * whole
     reduced = dense["dp.grad"] + dense["embedding"]
     for *_, sent in sharded:
-        assert sent["dp.grad"] + sent["dp.param"] == pytest.approx(reduced, rel=0.02)
-        assert sent["dp.grad"] == pytest.approx(reduced / 2, rel=0.02)
+        assert sent["zero.grads"] + sent["zero.weights"] == pytest.approx(reduced, rel=0.02)
+        assert sent["zero.grads"] == pytest.approx(reduced / 2, rel=0.02)
         assert "embedding" not in sent
 
 

@@ -79,6 +79,10 @@ class PowerSGD(Codec):
             return "the gradient of a parameter is of no one sample: per=matrix"
         return None
 
+    @classmethod
+    def remembers(cls, options: PowerSGDOptions) -> bool:
+        return options.warm_start
+
     def payload(self, context: Context = STEADY) -> tuple[TensorSpec, ...]:
         return tuple(spec for factor in self.factors for spec in factor.payload(context))
 
