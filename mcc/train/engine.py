@@ -130,7 +130,11 @@ class Engine:
             tied = False  # there is one copy, whose rows have owners as any other's
         elsewhere = [TIED] if tied else []
         self.zero = Zero(self.parameters, mesh, compress, self.clock, kinds, elsewhere) if zero else None
-        self.update = Update(self.parameters, self.family, mesh, config, self.pipeline.first, self.full, self.zero)
+        gradients = compress.get("dp.grad")
+        momentum = (gradients, self.clock) if gradients is not None and gradients.of == "momentum" else None
+        self.update = Update(
+            self.parameters, self.family, mesh, config, self.pipeline.first, self.full, self.zero, momentum
+        )
         alike = [name for name in self.parameters if self.family.row(name).tp_dim is None]
         selects = coded_parameters(compress.get("dp.grad"), self.stages, self.family)
         self.sync = GradSync(self.parameters, mesh, compress, self.clock, tied, self.zero, alike, selects)
@@ -197,7 +201,7 @@ class Engine:
         loss = sum(parts)
         if not math.isfinite(loss):
             raise not_finite("loss", loss, self.clock.step + 1, bool(self._work.loss.isfinite().all()))
-        norm = self.update(rate, self._synchronize)
+        norm = self.update(rate, self._complete, self._average)
         self.clock.step += 1
         names = self.objective.parts(self.config.model)
         return StepResult(
@@ -269,13 +273,16 @@ class Engine:
             found.update(sharded.codecs() if sharded is not None else {})
         return found
 
-    def _synchronize(self) -> None:
-        """Make the gradients the same wherever a parameter is the same: their means over the replicas."""
+    def _complete(self) -> None:
+        """Give gradients what other ranks of the replica have of them, and a tied embedding's two copies the same."""
         sync_sequence(self.parameters, self.sharded_tokens, self.axes.tokens)
-        if self.full is None:  # else means since the backward pass
-            self.sync()
         if self.tied is not None:
             self.tied()
+
+    def _average(self) -> None:
+        """Make what stands for the gradients of all other parameters the mean over the replicas."""
+        if self.full is None:  # else it is since the backward pass
+            self.sync()
 
     def _begin(self, batch: Batch, step: int | None) -> Tensor:
         """Cut a replica's batch into micro-batches and weigh it against all replicas'; this rank's tokens [N, T/C].

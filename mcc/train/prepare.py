@@ -52,6 +52,7 @@ def prepare(config: TrainConfig, world_size: int) -> tuple[TrainConfig, str | No
     check_recompute(config)
     check_fully_shard(config)
     check_zero(config)
+    check_momentum(config)
     check_compile(config)
     _check_layout(config, dp)
     data = open_data(config, tokenizer)
@@ -166,6 +167,31 @@ def check_recompute(config: TrainConfig) -> None:
         raise UsageError(
             f"--compress tp.forward={spec.name} would remember what --recompute-granularity full sends twice",
             "--recompute-granularity selective, or a codec without memory, such as quantize without feedback",
+        )
+
+
+def check_momentum(config: TrainConfig) -> None:
+    """Refuse to send a momentum that is not there, whole and with a variance that can be frozen.
+
+    Raises:
+        UsageError: what is missing.
+    """
+    spec, parallel = parse_all(config.compress).get("dp.grad"), config.parallel
+    if spec is None or spec.of != "momentum":
+        return
+    if config.optim.optimizer != "adam":
+        raise UsageError(
+            f"--compress dp.grad=...,of=momentum is for Adam, not --optimizer {config.optim.optimizer}", "of=gradient"
+        )
+    if parallel.zero:
+        raise UsageError(
+            "--compress dp.grad=...,of=momentum needs the whole momentum on every replica, which --zero 1 shares out",
+            "--zero 0, or --compress zero.grads",
+        )
+    if not spec.warmup:
+        raise UsageError(
+            "--compress dp.grad=...,of=momentum freezes the variance when its warm-up ends, and has none",
+            "e.g. warmup=0.15, a share of the run",
         )
 
 

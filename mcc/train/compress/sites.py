@@ -9,7 +9,7 @@ from mcc.train.compress.codec import Codec
 from mcc.train.compress.sparse import SparseOptions
 
 # Sites that may carry one thing or another: `of=`, the first unless told.
-CARRIED = {"zero.weights": ("weights", "difference")}
+CARRIED = {"dp.grad": ("gradient", "momentum"), "zero.weights": ("weights", "difference")}
 
 # Sites whose tensors must be coded without memory, and why.
 _FORGETFUL = {

@@ -13,12 +13,15 @@ from torch import Tensor, nn
 from mcc.core.errors import MccError, UsageError
 from mcc.models.base.family import Family
 from mcc.train.compress.collective import Collective
+from mcc.train.compress.spec import CodecSpec
 from mcc.train.config import TrainConfig
 from mcc.train.optim import optimizers
+from mcc.train.optim.momentum import CompressedMomentum
 from mcc.train.optim.scaler import LossScale
 from mcc.train.parallel.fully_shard import FullyShard
 from mcc.train.parallel.gradients import clip_
 from mcc.train.parallel.mesh import Mesh
+from mcc.train.parallel.tensor import Clock
 from mcc.train.parallel.zero import Zero
 
 
@@ -33,6 +36,7 @@ class Update:
         first: whether this rank has the first stage, whose copy of a tied embedding counts in the norm.
         full: what `fully_shard` made of the stages, if it did; `parameters` are then the rows that it left here.
         zero: which rows are whose with ZeRO-1, else None.
+        momentum: the codec of `dp.grad` and the engine's clock, where replicas send their momentum.
 
     Attributes:
         updated: what the optimizer works on, by name.
@@ -49,6 +53,7 @@ class Update:
         first: bool,
         full: FullyShard | None = None,
         zero: Zero | None = None,
+        momentum: tuple[CodecSpec, Clock] | None = None,
     ) -> None:
         self.parameters, self.family, self.mesh, self.config, self.first = parameters, family, mesh, config.optim, first
         self.full, self.zero = full, zero
@@ -64,6 +69,9 @@ class Update:
         self.norm_group = Collective(group, size, 0, mesh.wire, "norm")
         self.world = Collective(dist.group.WORLD, dist.get_world_size(), 0, mesh.wire, "norm")
         self.optimizer = optimizers.build(self.updated, self.config)
+        self.momentum: CompressedMomentum | None = None
+        if momentum is not None and mesh.dp * mesh.cp > 1:
+            self.momentum = CompressedMomentum(self.optimizer, self.updated, self.config, *momentum)
         self.scaler = LossScale.start(self.config) if config.run.precision == "fp16" else None
         self.count = 0
 
@@ -80,12 +88,13 @@ class Update:
             self.full.zero_grad()
 
     @torch.no_grad()
-    def __call__(self, rate: float, synchronize: Callable[[], None]) -> float | None:
+    def __call__(self, rate: float, complete: Callable[[], None], average: Callable[[], None]) -> float | None:
         """Update the parameters; the gradients' global norm before clipping, or None where the step was skipped.
 
         Args:
             rate: the learning rate.
-            synchronize: makes this rank's gradients, or with ZeRO those of its rows, the mean over the replicas.
+            complete: adds what other ranks have of this replica's gradients, and keeps tied parameters' the same.
+            average: makes gradients, or with ZeRO those of the owned rows, the mean over the replicas.
 
         Raises:
             MccError: gradients are not finite, and no loss scale is to blame or can be lowered.
@@ -96,17 +105,31 @@ class Update:
             self.scaler.update(overflow=True)
             return None
         recorder = self.mesh.wire.recorder
+        momentum = self.momentum if self.momentum is not None and self.momentum.active else None
         with recorder.span("reduce", what="gradients"):
-            synchronize()
+            complete()
+            if momentum is None:
+                average()
             if self.zero is not None:
                 self.zero.take()
         with recorder.span("optimizer", what="clip"):
-            norm = clip_(self.updated, self.family, self.mesh, self.norm_group, self.config.clip_grad, self.first)
+            # Replicas that differ in their gradients agree on the root of the mean square of their norms.
+            group, replicas = self.norm_group, 1
+            if momentum is not None:
+                group, replicas = self.world, self.mesh.dp * self.mesh.cp
+            norm = clip_(self.updated, self.family, self.mesh, group, self.config.clip_grad, self.first, replicas)
         if not math.isfinite(norm):
             raise MccError(f"the gradients' norm is {norm} after {self.count} updates", "lower --lr, or compress less")
         optimizers.set_learning_rate(self.optimizer, rate)
-        with recorder.span("optimizer"):
-            self.optimizer.step()
+        if momentum is not None:
+            momentum.mix(self.count)
+            with recorder.span("reduce", what="momentum"):
+                average()
+            with recorder.span("optimizer"):
+                momentum.step(self.count)
+        else:
+            with recorder.span("optimizer"):
+                self.optimizer.step()
         if self.zero is not None:
             with recorder.span("reduce", what="parameters"):
                 self.zero.gather()
@@ -138,7 +161,8 @@ class Update:
     def state(self) -> dict[str, Any]:
         """Plain values for a checkpoint."""
         scaler = self.scaler.state() if self.scaler else None
-        return {"name": self.config.optimizer, "updates": self.count, "loss_scale": scaler}
+        state = {"name": self.config.optimizer, "updates": self.count, "loss_scale": scaler}
+        return state | ({"frozen": self.momentum.frozen} if self.momentum is not None else {})
 
     def restore(self, state: Mapping[str, Any] | None, iteration: int) -> None:
         """Continue after `iteration` steps; `state` as `state` gave it, or None where nothing else is known.
@@ -154,6 +178,8 @@ class Update:
             )
         self.count = int(state.get("updates", iteration))
         optimizers.set_updates(self.optimizer, self.updated, self.config, self.count)
+        if self.momentum is not None:
+            self.momentum.frozen = state.get("frozen")
         if self.scaler is not None and state.get("loss_scale"):
             self.scaler.restore(state["loss_scale"])
 

@@ -158,11 +158,12 @@ def clip_(
     group: Collective,
     limit: float,
     first: bool,
+    replicas: int = 1,
 ) -> float:
     """Scale all gradients so that their global norm is at most `limit` (0: only measure); the norm before.
 
     A sharded parameter counts on every tensor-parallel rank, a replicated one on the first, a tied one once, where the
-    `first` stage is.
+    `first` stage is. Where `group` has several `replicas`, it is the root of the mean square of their norms.
     """
     device = next(iter(parameters.values())).device if parameters else None
     total = torch.zeros((), dtype=torch.float64, device=device)
@@ -171,7 +172,7 @@ def clip_(
         copy = name == TIED and not first
         if counted and not copy:
             total += _squares(gradient(parameters[name]))
-    norm = float(group.sum_(total).sqrt())
+    norm = float((group.sum_(total) / replicas).sqrt())
     if limit and norm > limit:
         for parameter in parameters.values():
             gradient(parameter).mul_(limit / (norm + 1e-6))
