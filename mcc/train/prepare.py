@@ -188,10 +188,10 @@ def check_momentum(config: TrainConfig) -> None:
             "--compress dp.grad=...,of=momentum needs the whole momentum on every replica, which --zero 1 shares out",
             "--zero 0, or --compress zero.grads",
         )
-    if not spec.warmup:
+    if spec.active(0, config.run.train_iters):
         raise UsageError(
             "--compress dp.grad=...,of=momentum freezes the variance when its warm-up ends, and has none",
-            "e.g. warmup=0.15, a share of the run",
+            "e.g. warmup=0.15, a share of the run; or when=after:STEP",
         )
 
 
