@@ -1,0 +1,92 @@
+"""Codecs at all sites at once: replicas never drift, and evaluation in between changes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from mcc.train.sources.source import Evaluation
+from tests.ranks import run_ranks
+from tests.train.toy import MODEL, make_engine, toy_batch, toy_config, train
+
+TINY = dataclasses.replace(MODEL, num_layers=2, hidden_size=16, num_attention_heads=2, seq_length=8)
+TIED = "embedding.tokens.weight"
+SHARDED = (
+    "tp.forward=quantize:bits=6",
+    "tp.backward=fp8",
+    "pp.forward=topk:ratio=0.4",
+    "pp.backward=powersgd:rank=4,feedback=on",
+    "embedding=sign:scale=tensor,feedback=on",
+    "zero.grads=quantize:bits=4,scale=block,feedback=on",
+    "zero.weights=quantize:bits=4,of=difference",
+)
+ROUND = (
+    "pp.forward=quantize:bits=4",
+    "pp.backward=quantize:bits=8",
+    "cp.kv=quantize:bits=6",
+    "dp.grad=sign:feedback=on,of=momentum,warmup=3",
+    "embedding=quantize:bits=8,feedback=on",
+)
+
+
+def _trained(config, steps, evaluate_every=0):
+    """This rank's place, its losses and parameters, those that tensor-parallel ranks share, and evaluations' losses."""
+    torch.manual_seed(0)
+    engine = make_engine(config)
+    source = SimpleNamespace(batch=lambda first, size, replica, replicas: toy_batch(99, replica, replicas, TINY))
+    evaluation = Evaluation(name="held-out", source=source, samples=8)
+    losses, found = [], []
+    for step in range(steps):
+        losses += train(engine, 1)
+        if evaluate_every and step % evaluate_every == 0:
+            found.append(engine.evaluate(evaluation)["loss"])
+    mesh = engine.mesh
+    alike = [name for name in engine.parameters if engine.family.row(name).tp_dim is None]
+    held = {name: p.detach().clone() for name, p in engine.parameters.items()}
+    return (mesh.pp_rank, mesh.dp_rank * mesh.cp + mesh.cp_rank, mesh.tp_rank), losses, held, alike, found
+
+
+def _none_drifted(results):
+    places = {place: held for place, _, held, _, _ in results}
+    for (pp, replica, tp), losses, held, alike, _ in results:
+        assert losses == results[0][1]
+        for name, value in held.items():
+            assert torch.equal(value, places[pp, 0, tp][name]), f"{name} of replica {replica}"
+        for name in alike:
+            assert torch.equal(held[name], places[pp, 0, 0][name]), f"{name} of tensor-parallel rank {tp}"
+        assert TIED not in held or torch.equal(held[TIED], places[0, 0, tp][TIED])
+
+
+def test_replicas_never_drift():
+    """200 steps of TP2 x PP2 x DP2, everything compressed."""
+    config = toy_config(2, 2, 2, SHARDED, {"zero": 1}, TINY, micro_batch_size=2, train_iters=200)
+    results = run_ranks(_trained, 8, config, 200)
+    _none_drifted(results)
+    losses = results[0][1]
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+
+
+@pytest.mark.parametrize(
+    ("compress", "layout", "precision"),
+    [
+        (ROUND, {"pp": 2, "dp": 2, "cp": 2, "vpp": 2, "recompute_granularity": "full"}, "bf16"),
+        (SHARDED[:3], {"tp": 2, "dp": 2, "fully_shard": True}, "fp16"),
+    ],
+    ids=["round", "fully-shard"],
+)
+def test_evaluation_in_between_changes_nothing(compress, layout, precision):
+    if "fully_shard" in layout:
+        compress = (*SHARDED[:2], "zero.grads=quantize:bits=8", "zero.weights=fp8:scale=block")
+    axes = {axis: layout.pop(axis, 1) for axis in ("tp", "pp", "dp")}
+    model = dataclasses.replace(TINY, num_layers=4)
+    config = toy_config(**axes, compress=compress, parallel=layout, model=model, precision=precision)
+    ranks = axes["tp"] * axes["pp"] * axes["dp"] * layout.get("cp", 1)
+    plain, evaluated = (run_ranks(_trained, ranks, config, 6, every) for every in (0, 2))
+    for (_, losses, held, *_), (_, losses_too, held_too, _, found) in zip(plain, evaluated, strict=True):
+        assert losses == losses_too and len(found) == 3
+        assert all(torch.equal(value, held_too[name]) for name, value in held.items())
+    if "fully_shard" not in layout:
+        _none_drifted(plain)
