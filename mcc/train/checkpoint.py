@@ -88,7 +88,10 @@ def resume(engine: Engine, folder: Path, reporter: Reporter) -> None:
     compress, layout = meta.extra.get("compress", []), _codec_layout(engine)
     if meta.extra.get("codec_layout") != layout or compress != list(engine.config.compress):
         if compress and dist.get_rank() == 0:
-            reporter.warn("the layout or --compress changed: the codecs start afresh, their state is not carried over")
+            sites = ", ".join(text.partition("=")[0] for text in compress)
+            reporter.warn(
+                f"the layout or --compress changed: the codecs start afresh, what they remembered at {sites} is dropped"
+            )
         return
     _restore_codecs(engine, native.RankState(folder, _place(engine)))
 
@@ -141,6 +144,7 @@ def _codec_layout(engine: Engine) -> dict[str, object]:
     """All that decides which codecs a rank has, and of which shapes."""
     parallel = engine.config.parallel
     names = ("tp", "pp", "vpp", "dp", "cp", "stages", "schedule", "sequence_parallel")
+    names += ("zero", "fully_shard", "embedding_sync")
     return {name: getattr(parallel, name) for name in names}
 
 
