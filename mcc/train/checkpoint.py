@@ -143,8 +143,8 @@ def check_same_model(theirs: ModelConfig, ours: ModelConfig, where: Path, new_he
 def _codec_layout(engine: Engine) -> dict[str, object]:
     """All that decides which codecs a rank has, and of which shapes."""
     parallel = engine.config.parallel
-    names = ("tp", "pp", "vpp", "dp", "cp", "stages", "schedule", "sequence_parallel")
-    names += ("zero", "fully_shard", "embedding_sync")
+    names = ["tp", "pp", "vpp", "dp", "cp", "stages", "schedule", "sequence_parallel"]
+    names += ["zero", "fully_shard", "embedding_sync"]
     return {name: getattr(parallel, name) for name in names}
 
 
