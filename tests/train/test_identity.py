@@ -118,6 +118,27 @@ def _fails_on_rank_one() -> None:
         ((4, 2, 1), ("tp.forward=quantize:bits=8", "tp.backward=quantize:bits=8", "pp.forward=powersgd:rank=16")),
         ((1, 2, 4), ("pp.backward=quantize:bits=3,scale=channel,warmup=0.5", "dp.grad=quantize:bits=4,feedback=on")),
         ((1, 1, 4), ("dp.grad=quantize:bits=1,scale=block,feedback=on",)),
+        (
+            (2, 2, 1),
+            ("tp.forward=hadamard", "tp.backward=fp8:format=e5m2", "pp.forward=topk:ratio=0.3", "pp.backward=sign"),
+        ),
+        (
+            (2, 1, 2),
+            (
+                "tp.forward=powersgd:rank=8,per=sample",
+                "tp.backward=quantize:grid=acsgd,scale=channel,range=rms",
+                "dp.grad=sign:feedback=on",
+            ),
+        ),
+        (
+            (1, 2, 2),
+            (
+                "pp.forward=quantize:bits=4,rounding=stochastic",
+                "pp.backward=randomk:ratio=0.7,rescale=on",
+                "dp.grad=topk:ratio=0.2,feedback=on",
+                "embedding=randomk:ratio=0.5,feedback=on",
+            ),
+        ),
     ],
 )
 def test_every_codec_trains_at_every_site(layout, compress):

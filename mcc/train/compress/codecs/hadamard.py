@@ -10,7 +10,7 @@ block |x - y|^2 <= B s^2/4**b, with s <= 1.01 |x|.
 Blocks lie along the last dim; what is short of a block is filled with zeros, and sent. A narrower last dim has blocks
 of the next power of two.
 
-Source: QuIP# (arXiv 2402.04396), section 3; SDP4Bit (arXiv 2410.15526), section 3.3; Suresh et al. (arXiv 1611.00429),
+Source: QuIP# (arXiv 2402.04396), section 3; SDP4Bit (arXiv 2410.15526); Suresh et al. (arXiv 1611.00429),
 section 3.
 """
 
@@ -48,7 +48,7 @@ class Hadamard(Codec):
     """Blocks rotated by a randomised Hadamard matrix, then quantised to 2..4 bits with a scale a block."""
 
     Options = HadamardOptions
-    source = "SDP4Bit, arXiv 2410.15526, section 3.3; rotated quantisation, arXiv 1611.00429, section 3"
+    source = "SDP4Bit, arXiv 2410.15526; rotated quantisation, arXiv 1611.00429, section 3"
 
     def __init__(self, options: HadamardOptions, spec: TensorSpec, key: str) -> None:
         super().__init__(options, spec, key)

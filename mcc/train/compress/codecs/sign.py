@@ -6,8 +6,8 @@ y = s sign(x), with sign(0) = 1: of all y with such signs and one magnitude, m m
 |x|^2 - n m^2 + n (s - m)^2, and s is off by m/2^8 at most. So less is lost than there is, whatever x is: with feedback
 nothing is lost for good. A group of zeros has s = 0.
 
-Source: 1-bit SGD (Seide et al. 2014); signSGD with error feedback, Karimireddy et al. (arXiv 1901.09847), algorithm 2;
-1-bit Adam (arXiv 2102.02888), section 5.
+Source: 1-bit SGD (Seide et al. 2014); signSGD with error feedback, Karimireddy et al. (arXiv 1901.09847), algorithm 1;
+1-bit Adam (arXiv 2102.02888).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Sign(Codec):
     """The sign of each value, times the mean magnitude of its token, channel, block or tensor."""
 
     Options = SignOptions
-    source = "signSGD with error feedback, arXiv 1901.09847, algorithm 2; 1-bit Adam, arXiv 2102.02888"
+    source = "signSGD with error feedback, arXiv 1901.09847, algorithm 1; 1-bit Adam, arXiv 2102.02888"
 
     def __init__(self, options: SignOptions, spec: TensorSpec, key: str) -> None:
         super().__init__(options, spec, key)
