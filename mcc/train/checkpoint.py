@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -85,7 +86,8 @@ def resume(engine: Engine, folder: Path, reporter: Reporter) -> None:
     optimizer = meta.extra.get("optimizer")
     engine.restore(iteration, optimizer if isinstance(optimizer, dict) else None)
     _load(engine, folder, meta.padded_vocab_size, bool(meta.extra.get("held_weights")))
-    compress, layout = meta.extra.get("compress", []), _codec_layout(engine)
+    compress: Any = meta.extra.get("compress", [])
+    layout = _codec_layout(engine)
     if meta.extra.get("codec_layout") != layout or compress != list(engine.config.compress):
         if compress and dist.get_rank() == 0:
             sites = ", ".join(text.partition("=")[0] for text in compress)
