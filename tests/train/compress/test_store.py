@@ -52,11 +52,13 @@ def test_a_read_gives_what_was_written_last(operations, kind, delays):
             patch.setattr(disk_store, name, late)
         wanted: dict[int, torch.Tensor] = {}
         value, kept = 0, []
-        for what, numbers in operations:
+        for what, asked in operations:
+            numbers = list(asked)
             if what == "write":
-                # New rows come in order.
-                numbers = [min(number, len(wanted) + place) for place, number in enumerate(numbers)]
-                numbers = [n for i, n in enumerate(numbers) if n <= len({*wanted, *numbers[:i]})]
+                there = len(wanted)
+                for place, number in enumerate(numbers):  # new rows come in order
+                    numbers[place] = min(number, there)
+                    there = max(there, numbers[place] + 1)
                 given_rows = torch.stack([row(value + i) for i in range(len(numbers))])
                 held.write(numbers, given_rows)
                 for number, written in zip(numbers, given_rows.clone(), strict=True):
