@@ -6,7 +6,8 @@ import statistics
 import subprocess
 import sys
 import time
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -97,22 +98,47 @@ def codecs(
         list[str] | None,
         typer.Option(metavar="ROWSxCOLUMNS", help="Tensor to code; repeatable \\[512x128, 1024x1920]."),
     ] = None,
+    preset: Annotated[
+        Literal["fig14"] | None, typer.Option(help="Shapes and ranks of Optimus-CC's figure 14, where not named.")
+    ] = None,
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where tensors are.")] = "cpu",
+    threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
     repeats: Annotated[int, typer.Option(min=1, help="Times each is run; the median counts.")] = 30,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw it: .png, .svg or .pdf.")] = None,
     json: JSON = False,
 ) -> None:
-    """Time encoding and decoding on one thread, beside a copy of the same tensor.
+    """Time encoding and decoding beside a copy of the same tensor, plain torch, and low rank's own matmuls.
 
-    Example: mcc bench codecs --codec quantize:bits=4 --codec powersgd:rank=16 --shape 4096x1024
+    Examples:
+
+    mcc bench codecs --codec quantize:bits=4 --codec powersgd:rank=16 --shape 4096x1024
+
+    mcc bench codecs --preset fig14 --plot fig14.png
     """
     shapes = [_shape(text) for text in shape or ()]
-    from mcc.train.compress.bench import DEFAULT_CODECS, DEFAULT_SHAPES, measure
+    from mcc.train.compress import bench
 
-    found = measure(codec or DEFAULT_CODECS, shapes or DEFAULT_SHAPES, repeats, reporter())
+    if plot:
+        bench.check_plot(plot)
+    usual = (bench.FIG14_CODECS, bench.FIG14_SHAPES) if preset else (bench.DEFAULT_CODECS, bench.DEFAULT_SHAPES)
+    chosen, sizes = codec or usual[0], shapes or usual[1]
+    found = bench.measure(chosen, sizes, repeats, reporter(), device=device, threads=threads)
+    if plot:
+        bench.draw(found, plot)
     if json:
         print_json(found)
         return
-    rows = [["x".join(map(str, f.shape)), f.codec, f.ratio, f.encode_gb_s, f.decode_gb_s, f.copy_gb_s] for f in found]
-    table("Codecs, GB/s of fp32 input", ["shape", "codec", "x smaller", "encode", "decode", "copy"], rows)
+    rows = [
+        (
+            *("x".join(map(str, f.shape)), f.codec, f.ratio, f.encode_gb_s, f.decode_gb_s, f.copy_gb_s),
+            *(f.encode_of_copy, f.decode_of_copy, f.plain_encode_gb_s, f.plain_decode_gb_s),
+            *(f.encode_of_matmul, f.decode_of_matmul),
+        )
+        for f in found
+    ]
+    columns = ("shape", "codec", "x smaller", "encode", "decode", "copy", "encode / copy", "decode / copy")
+    more = ("plain encode", "plain decode", "encode / matmuls, time", "decode / matmul, time")
+    table(f"Codecs on {device}, GB/s of fp32", (*columns, *more), rows)
 
 
 def _shape(text: str) -> tuple[int, ...]:
