@@ -15,6 +15,7 @@ from mcc.core.errors import MccError, UsageError
 from mcc.core.events import SILENT, Reporter
 from mcc.core.files import atomic_path
 from mcc.core.plugins import Kind
+from mcc.models.base.bottleneck import trained_places
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +56,12 @@ class Format(ABC):
     Attributes:
         looks_for: the files that `detect` goes by, for the message when nothing matches.
         layouts: whether it can be cut in TP x PP; others refuse `tp` or `pp` above 1.
+        holds_trained: whether it has a place for codecs that were trained with the model.
     """
 
     looks_for: ClassVar[str]
     layouts: ClassVar[bool] = False
+    holds_trained: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
@@ -83,7 +86,9 @@ class Format(ABC):
 
     def drops(self, source: Source) -> tuple[str, ...]:
         """What `source` has and this format cannot hold."""
-        return (*source.meta.unread, *(("optimizer state",) if source.slots() else ()))
+        codecs = () if self.holds_trained else trained_places(source.shapes())
+        trained = (f"the codecs that were trained with the model ({', '.join(codecs)})",) if codecs else ()
+        return (*source.meta.unread, *trained, *(("optimizer state",) if source.slots() else ()))
 
     def write(
         self, source: Source, path: str | Path, options: WriteOptions | None = None, reporter: Reporter = SILENT

@@ -18,6 +18,7 @@ from mcc.ckpt.tokenizer_files import check_vocabulary
 from mcc.core.errors import MccError
 from mcc.models.base.axes import Axes
 from mcc.models.base.blueprint import LANGUAGE
+from mcc.models.base.bottleneck import insert, is_trained, sent_channels
 from mcc.models.base.config import ModelConfig
 from mcc.models.base.family import families
 from mcc.models.base.forms import pad_rows
@@ -63,10 +64,12 @@ def load_model(path: str | Path, dtype: torch.dtype = torch.float32) -> LoadedMo
 
 
 def build_model(source: Source, dtype: torch.dtype = torch.float32) -> Stage:
-    """The whole model of `source`, in eval mode; rows of the vocabulary's padding are zero."""
+    """The whole model of `source`, in eval mode, with the codecs that were trained with it; rows of the vocabulary's
+    padding are zero."""
     config = source.meta.config
     with torch.device("meta"):  # no memory and no initialisation for what is replaced at once
         model = families.get(config.family)().build(config, Axes(), range(config.num_layers))
+        insert(model, {name: sent_channels(name, shape) for name, shape in source.shapes().items() if is_trained(name)})
     model = model.to(dtype).to_empty(device="cpu").eval()
     own = dict(model.named_parameters())
     with torch.no_grad():

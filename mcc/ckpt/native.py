@@ -33,7 +33,9 @@ from mcc.ckpt.together import Elsewhere, lost_peer, together
 from mcc.core.errors import MccError
 from mcc.core.files import partial_path, remove, write_text
 
-__all__ = ["LATEST", "MANIFEST", "RankState", "folder_name", "latest", "load", "save"]
+__all__ = ["LATEST", "MANIFEST", "RankState", "folder_name", "latest", "load", "save", "stored_weights"]
+
+MODEL = "model."
 
 
 def save(
@@ -121,6 +123,12 @@ def load(folder: Path, state: Mapping[str, Tensor | Piece]) -> None:
         dcp.load(dict(state), checkpoint_id=str(folder), planner=LoadPieces(), no_dist=not dist.is_initialized())
     except (Exception, CheckpointException) as error:  # the latter is no Exception
         raise MccError(f"cannot read checkpoint {folder}: {_root(error)}", "take an earlier one") from error
+
+
+def stored_weights(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of every whole weight as stored, by global name. Not collective."""
+    stored = DcpFolder(folder).stored
+    return {key.removeprefix(MODEL): shape for key, (_, shape) in stored.items() if key.startswith(MODEL)}
 
 
 class RankState:

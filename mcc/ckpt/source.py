@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mcc.core.errors import MccError
+from mcc.models.base.bottleneck import fits, is_trained
 from mcc.models.base.config import ModelConfig
 from mcc.models.base.family import families, global_shape
 
@@ -86,6 +87,23 @@ class Source(ABC):
         """Every tensor, one at a time."""
         for name in self.shapes():
             yield name, self.read(name)
+
+
+def trained_shapes(
+    stored: Mapping[str, tuple[int, ...]], config: ModelConfig, where: Path
+) -> dict[str, tuple[int, ...]]:
+    """Of the tensors `stored` in `where`, those of codecs that were trained with the model: name -> shape.
+
+    Raises:
+        MccError: one does not fit the model.
+    """
+    found = {name: shape for name, shape in stored.items() if is_trained(name)}
+    for name, shape in found.items():
+        if not fits(name, shape, config.hidden_size):
+            raise MccError(
+                f"{where}: tensor {name} of shape {list(shape)} does not fit the hidden size", "is it damaged?"
+            )
+    return found
 
 
 def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,11 @@ from mcc.ckpt.pieces import Piece
 from mcc.ckpt.source import expected_shapes
 from mcc.core.config import plain
 from mcc.core.errors import MccError, UsageError
-from mcc.core.events import Reporter
+from mcc.core.events import SILENT, Reporter
+from mcc.models.base.bottleneck import is_trained, sent_channels, trained_places
 from mcc.models.base.config import ModelConfig
 from mcc.models.base.init import local
+from mcc.train.compress.spec import wired
 from mcc.train.engine import Engine
 from mcc.train.parallel.gradients import TIED
 from mcc.train.saver import Saver
@@ -85,10 +87,11 @@ def resume(engine: Engine, folder: Path, reporter: Reporter) -> None:
         raise UsageError(f"{folder} has no optimizer state to resume from", "--load begins anew with its weights")
     optimizer = meta.extra.get("optimizer")
     engine.restore(iteration, optimizer if isinstance(optimizer, dict) else None)
-    _load(engine, folder, meta.padded_vocab_size, bool(meta.extra.get("held_weights")))
-    compress: Any = meta.extra.get("compress", [])
-    layout = _codec_layout(engine)
-    if meta.extra.get("codec_layout") != layout or compress != list(engine.config.compress):
+    afresh = _carried(engine, native.stored_weights(folder), reporter)
+    _load(engine, folder, meta.padded_vocab_size, bool(meta.extra.get("held_weights")), afresh)
+    saved: Any = meta.extra.get("compress", ())
+    compress, layout = wired(saved), _codec_layout(engine)
+    if meta.extra.get("codec_layout") != layout or compress != wired(engine.config.compress):
         if compress and dist.get_rank() == 0:
             sites = ", ".join(text.partition("=")[0] for text in compress)
             reporter.warn(
@@ -98,7 +101,7 @@ def resume(engine: Engine, folder: Path, reporter: Reporter) -> None:
     _restore_codecs(engine, native.RankState(folder, _place(engine)))
 
 
-def load_weights(engine: Engine, path: Path) -> None:
+def load_weights(engine: Engine, path: Path, reporter: Reporter = SILENT) -> None:
     """Begin with the weights of a checkpoint of any format. Each rank reads its own tensors.
 
     Raises:
@@ -109,9 +112,12 @@ def load_weights(engine: Engine, path: Path) -> None:
     new_head = engine.config.finetune.from_weights
     check_same_model(source.meta.config, engine.config.model, path, new_head)
     stored, wanted = source.shapes(), expected_shapes(engine.config.model)
+    afresh = _carried(engine, stored, reporter)
     with torch.no_grad():
         for name, parameter in engine.parameters.items():
-            if new_head and stored.get(name) != wanted[name]:
+            if name in afresh:
+                continue
+            if new_head and stored.get(name) != wanted.get(name, stored.get(name)):
                 continue  # a head of the run's own, or one of other classes, begins afresh
             shard = local(source.read(name), engine.family.row(name), engine.config.model, engine.axes)
             rows = engine.update.held(name)
@@ -155,11 +161,11 @@ def _place(engine: Engine) -> str:
     return f"pp{mesh.pp_rank}_dp{mesh.dp_rank}_cp{mesh.cp_rank}_tp{mesh.tp_rank}"
 
 
-def _pieces(engine: Engine, tied_copy: bool) -> Iterator[tuple[str, Piece]]:
+def _pieces(engine: Engine, tied_copy: bool, leave_out: Collection[str] = ()) -> Iterator[tuple[str, Piece]]:
     """(key, piece) of the weights and of what the optimizer keeps; the tied embedding's copy only if `tied_copy`."""
     kept = engine.update.moments()
     for name, (held, rows) in engine.update.weights().items():
-        if name == TIED and not engine.pipeline.first and not tied_copy:
+        if name in leave_out or (name == TIED and not engine.pipeline.first and not tied_copy):
             continue
         yield f"model.{name}", _piece(engine, name, held, rows)
         for slot, tensors in kept.items():
@@ -180,11 +186,35 @@ def _piece(engine: Engine, name: str, held: Tensor, rows: tuple[int, int] | None
     return Piece.shard(held, row.tp_dim, mesh.tp_rank, mesh.tp, rows, any_rows=row.shape[0] == "V")
 
 
+def _carried(engine: Engine, stored: Mapping[str, tuple[int, ...]], reporter: Reporter) -> set[str]:
+    """Compare the trained codecs' weights that are `stored` with those of this run, on any rank: what begins afresh.
+
+    Stage boundaries are a layout's own: another has other ones.
+    """
+    theirs = {name: sent_channels(name, shape) for name, shape in stored.items() if is_trained(name)}
+    ours = {name: sent for index in range(len(engine.stages)) for name, sent in engine.channels(index).items()}
+    afresh = {name for name, sent in ours.items() if theirs.get(name) != sent}
+    if dist.get_rank() == 0 and theirs:
+        for names, what in (
+            (
+                [name for name in theirs if name not in ours or name in afresh],
+                "weights of {} are dropped: not of this run",
+            ),
+            (afresh, "{} begin afresh: the checkpoint has no such weights"),
+        ):
+            places = ", ".join(trained_places(sorted(names)))
+            if places:
+                reporter.warn(f"trained codecs: {what.format(places)}")
+    return afresh
+
+
 @torch.no_grad()
-def _load(engine: Engine, folder: Path, stored_rows: int, held: bool) -> None:
-    state = dict(_pieces(engine, tied_copy=True))
+def _load(engine: Engine, folder: Path, stored_rows: int, held: bool, afresh: Collection[str] = ()) -> None:
+    state = dict(_pieces(engine, tied_copy=True, leave_out=afresh))
     if held:
-        state.update(_held(engine, tied_copy=True))
+        state.update(
+            (key, piece) for key, piece in _held(engine, tied_copy=True) if key.partition(".")[2] not in afresh
+        )
     native.load(folder, state)
     config = engine.config.model
     if stored_rows != config.padded_vocab_size(engine.mesh.tp):

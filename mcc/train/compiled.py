@@ -36,7 +36,7 @@ def compile_layers(stages: Iterable[Stage], axes: ParallelAxes, device: torch.de
     limit = _VARIANTS * (len(layers) + 1)
     torch._dynamo.config.recompile_limit = max(limit, torch._dynamo.config.recompile_limit)
     for layer in layers:
-        whole = axes.size == axes.dealt.size == 1 and not layer.attention.dropout
+        whole = axes.size == axes.dealt.size == 1 and not layer.attention.dropout and axes.trained is None
         layer.compile(backend=BACKEND, fullgraph=whole, dynamic=False)
 
 

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mcc.data.training.batch_size import Progress
+from mcc.models.base.bottleneck import insert
 from mcc.models.base.extras import Extras, Randomness
 from mcc.models.base.family import families
 from mcc.models.base.init import initialize
@@ -36,6 +37,7 @@ from mcc.train.parallel.places import coded_parameters
 from mcc.train.parallel.stages import Stages, cut
 from mcc.train.parallel.tensor import Clock, ParallelAxes
 from mcc.train.parallel.tied import TiedSync, sums
+from mcc.train.parallel.trained import channels, divided, narrowed
 from mcc.train.parallel.zero import Zero
 from mcc.train.sources.source import Evaluation
 
@@ -81,7 +83,7 @@ class Engine:
     def __init__(self, config: TrainConfig, mesh: Mesh, rows: int = 1, epoch_samples: int | None = None) -> None:
         self.epoch_samples = epoch_samples
         self.config, self.mesh, self.clock = config, mesh, Clock(config.run.train_iters)
-        compress = parse_all(config.compress)
+        self.trained, compress = divided(parse_all(config.compress))
         self.family = families.get(config.model.family)()
         self.objective = objectives.get(objective_of(config.model))()
         causal = self.family.blueprint.causal
@@ -89,6 +91,7 @@ class Engine:
         self.axes = ParallelAxes(
             mesh, compress, self.clock, config.parallel.sequence_parallel, zigzag=causal, stages=self.stages
         )
+        self.axes.trained = self.trained.get("tp.forward")
         with torch.device("meta"):  # memory is taken once, where the parameters stay
             self.modules: dict[int, Stage] = {
                 index: self.family.build(
@@ -96,6 +99,8 @@ class Engine:
                 )
                 for index in self.stages.held_by(mesh.pp_rank)
             }
+            for index, module in self.modules.items():
+                insert(module, self.channels(index))
         self.parameters: dict[str, nn.Parameter] = {}
         for module in self.modules.values():
             self._take(module)
@@ -122,6 +127,7 @@ class Engine:
             self._run,
             (samples, tokens),
             TensorSpec((samples, hidden, config.model.hidden_size), self.dtype),
+            narrowed(self.trained, self.stages),
         )
         zero = config.parallel.zero and mesh.dp * mesh.cp > 1
         own_codec = "embedding" in compress and not compress["embedding"].codec.exact
@@ -139,7 +145,7 @@ class Engine:
         selects = coded_parameters(compress.get("dp.grad"), self.stages, self.family)
         self.sync = GradSync(self.parameters, mesh, compress, self.clock, tied, self.zero, alike, selects)
         self.tied = self._tied_sync(compress) if tied else None
-        self.sharded_tokens = sequence_parameters(self.parameters, self.family) if self.axes.sequence else []
+        self.partial = sequence_parameters(self.parameters, self.family, self.axes.sequence)
         for codec in self.pipeline.codecs().values():
             codec.folder = Path(config.run.save) if config.run.save else None
         self._work = Work([], torch.zeros(1), None)
@@ -181,6 +187,10 @@ class Engine:
     def progress(self) -> Progress:
         """The samples consumed, and those of the next step."""
         return self.config.run.sizes.at(self.clock.step)
+
+    def channels(self, stage: int) -> dict[str, int]:
+        """The parameters of a stage's trained codecs: global name -> channels that they send."""
+        return channels(self.trained, self.stages, stage)
 
     def restore(self, iteration: int, state: Mapping[str, Any] | None) -> None:
         """Continue after `iteration` steps; `state` is the optimizer's, see `Update.restore`."""
@@ -275,7 +285,7 @@ class Engine:
 
     def _complete(self) -> None:
         """Give gradients what other ranks of the replica have of them, and a tied embedding's two copies the same."""
-        sync_sequence(self.parameters, self.sharded_tokens, self.axes.tokens)
+        sync_sequence(self.parameters, self.partial, self.axes.tokens)
         if self.tied is not None:
             self.tied()
 

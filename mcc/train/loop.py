@@ -96,4 +96,4 @@ def start(engine: Engine, folder: Path | None, reporter: Reporter) -> None:
             return
         reporter.warn(f"no checkpoint in {folder} yet: starting from step 0")
     if run.load:
-        checkpoint.load_weights(engine, Path(run.load))
+        checkpoint.load_weights(engine, Path(run.load), reporter)

@@ -27,6 +27,7 @@ from mcc.train.parallel.fully_shard import check_fully_shard
 from mcc.train.parallel.pipeline import check_schedule
 from mcc.train.parallel.places import check_scopes
 from mcc.train.parallel.tokens import require_cp
+from mcc.train.parallel.trained import check_trained
 from mcc.train.samples import check_samples
 
 
@@ -96,8 +97,9 @@ def _check_layout(config: TrainConfig, dp: int) -> None:
     require_cp(config.model.seq_length, parallel.cp, causal, shares)
     for microbatches in config.run.microbatches(dp):
         check_schedule(parallel.schedule, parallel.vpp, microbatches, parallel.pp)
-    family = families.get(config.model.family)()
-    check_scopes(parse_all(config.compress), stages_of(config), family, config.model)
+    family, compress, stages = families.get(config.model.family)(), parse_all(config.compress), stages_of(config)
+    check_scopes(compress, stages, family, config.model)
+    check_trained(compress, config.model, stages)
 
 
 def _check_folders(config: TrainConfig) -> None:
@@ -237,7 +239,7 @@ def without_effect(config: TrainConfig) -> list[str]:
         found.append("--samples fixed has no effect: a task's examples are the same in every epoch")
     for site, spec in parse_all(config.compress).items():
         axis = site.partition(".")[0]
-        if axis in ("tp", "pp") and getattr(parallel, axis) == 1:
+        if axis in ("tp", "pp") and getattr(parallel, axis) == 1 and not (axis == "tp" and spec.codec.trainable):
             found.append(f"--compress {site} has no effect: {axis} = 1")
         elif spec.scope.when.kind != "epoch" and not spec.active(run.train_iters - 1, run.train_iters):
             found.append(f"--compress {site} has no effect: the run ends before it begins to compress")

@@ -22,7 +22,7 @@ from mcc.ckpt.format import Format, WriteOptions
 from mcc.ckpt.history import LATEST, folder_name
 from mcc.ckpt.layout import check_layout, padded_shapes
 from mcc.ckpt.manifest import MANIFEST, read_format, read_manifest, write_manifest
-from mcc.ckpt.source import Layout, Source, expected_shapes
+from mcc.ckpt.source import Layout, Source, expected_shapes, trained_shapes
 from mcc.ckpt.tokenizer_files import TOKENIZER, copy_tokenizer
 from mcc.core.errors import MccError
 from mcc.core.events import Reporter
@@ -47,6 +47,8 @@ class _Native(Source):
             if found != shape:
                 raise MccError(f"{folder}: tensor {MODEL}{name} has shape {list(found)}, not {list(shape)}")
         first = next(iter(self._shapes))
+        whole = {key.removeprefix(MODEL): shape for key, (_, shape) in self.folder.stored.items()}
+        self._shapes |= trained_shapes(whole, self.meta.config, folder)
         keys = (key for key in self.folder.stored if key.startswith(OPTIMIZER) and key.endswith(f".{first}"))
         self._slots = tuple(sorted(key.removeprefix(OPTIMIZER).removesuffix(f".{first}") for key in keys))
 
@@ -71,6 +73,7 @@ class Native(Format):
 
     looks_for = f"{MANIFEST} with format mcc beside {METADATA}, or a file '{LATEST}' naming such a folder"
     layouts = True
+    holds_trained = True
 
     def detect(self, path: Path) -> bool:
         return read_format(path) == self.name or (path / LATEST).is_file()
@@ -85,6 +88,7 @@ class Native(Format):
         config = source.meta.config
         check_layout(config, options.tp, options.pp)
         padded = padded_shapes(config, config.padded_vocab_size(options.tp))
+        padded |= trained_shapes(source.shapes(), config, folder)
         wanted = None if options.dtype is None else dtype_named(options.dtype)
         stored = source.dtypes()
         readers = {MODEL + name: (source.read, name) for name in padded}

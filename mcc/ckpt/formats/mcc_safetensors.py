@@ -11,7 +11,7 @@ import torch
 from mcc.ckpt.dtypes import cast, dtype_named
 from mcc.ckpt.format import Format, WriteOptions
 from mcc.ckpt.manifest import MANIFEST, read_format, read_manifest, write_manifest
-from mcc.ckpt.source import Layout, Source, expected_shapes
+from mcc.ckpt.source import Layout, Source, expected_shapes, trained_shapes
 from mcc.ckpt.tensor_files import Entry, TensorFiles, write_tensors
 from mcc.ckpt.tokenizer_files import TOKENIZER, copy_tokenizer
 from mcc.core.errors import MccError
@@ -32,6 +32,8 @@ class _Safetensors(Source):
             found = self.files.stored[name]
             if found.shape != shape:
                 raise MccError(f"{found.file}: tensor {name} has shape {list(found.shape)}, not {list(shape)}")
+        stored = {name: found.shape for name, found in self.files.stored.items()}
+        self._shapes |= trained_shapes(stored, self.meta.config, folder)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return self._shapes
@@ -47,6 +49,7 @@ class MccSafetensors(Format):
     """One model as safetensors under our own names: what `mcc ckpt merge` writes."""
 
     looks_for = f"{MANIFEST} with format mcc-safetensors"
+    holds_trained = True
 
     def detect(self, path: Path) -> bool:
         return read_format(path) == self.name

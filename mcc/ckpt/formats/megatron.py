@@ -169,7 +169,7 @@ class Megatron(Format):
                     task.advance()
         copy_tokenizer(meta.tokenizer, folder)
         (folder / tree.TRACKER).write_text(str(meta.iteration or "release") + "\n", encoding="utf-8")
-        return len(source.shapes()), size
+        return len(expected_shapes(config)), size
 
 
 def is_qkv(row: Param) -> bool:

@@ -5,11 +5,16 @@ B batch   T tokens here   D hidden size   np heads here   ng key/value heads her
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mcc.models.base.extras import Randomness
+
+if TYPE_CHECKING:
+    from mcc.models.base.bottleneck import Bottleneck
 from mcc.models.base.plain_attention import attend_with_dropout, kept_weights
 
 
@@ -48,6 +53,15 @@ class Axes:
     def leave(self, x: Tensor, key: str) -> Tensor:
         """g: the sum over ranks forward, the identity backward. x is this rank's partial sum."""
         return x
+
+    def leave_through(self, x: Tensor, codec: Bottleneck, key: str) -> Tensor:
+        """`leave`, what is summed encoded by a codec that is trained with the model."""
+        return codec.decode(self.leave(codec.encode(x), key))
+
+    def cross(self, x: Tensor, codec: Bottleneck) -> Tensor:
+        """x through a trained codec between two layers, or through the end of it that is here."""
+        out: Tensor = codec(x)
+        return out
 
     def sum_vocab(self, x: Tensor) -> Tensor:
         """g for the vocabulary-parallel embedding: never compressed (most of it is zeros)."""

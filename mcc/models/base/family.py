@@ -4,6 +4,7 @@ Training shards by this table, checkpoints convert by it. Shapes are symbols, re
 
     V vocabulary   D hidden size   T positions   F inner width of the MLP   S token types   C classes
     A all heads' channels   QKV the fused query/key/value: A and twice the key/value heads' channels
+    Z what a trained codec sends: the run's choice, so that no configuration resolves it
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from mcc.models.base.transformer import Stage
 
 Where = Literal["first", "layer", "last"]
-Init = Literal["normal", "scaled", "zeros", "ones"]
+Init = Literal["normal", "scaled", "zeros", "ones", "xavier"]
 
 TOKENS = "embedding.tokens.weight"
 
@@ -37,11 +38,14 @@ class Param:
         shape: symbols of the legend above; `V` is the true vocabulary in a `Source`, the padded one in a layout.
         where: which pipeline stage holds it: the first, its layer's, or the last.
         tp_dim: the dim that tensor parallelism shards, or None when it is replicated.
-        init: `scaled` is normal / sqrt(2 x layers), for what writes into the residual stream.
+        init: `scaled` is normal / sqrt(2 x layers), for what writes into the residual stream; `xavier` is uniform in
+            +-sqrt(6 / (inputs + outputs)) (Glorot & Bengio 2010, equation 16).
         heads: the heads that have it; all when empty.
         untied: it is there only where the output layer has weights of its own.
         tokens: under sequence parallelism, whether it meets this rank's own tokens, so that a replicated one's
             gradients are summed over the tensor-parallel ranks, or all tokens on every rank alike.
+        partial: a replicated one meets each tensor-parallel rank's partial sums, so that its gradients are summed over
+            these ranks also without sequence parallelism.
         hf: name in the family's transformers model, below `hf_form`'s change of layout; several where several tensors
             there, one under the other, are one of ours.
         hf_form: a name of `mcc.models.base.forms`: how the tensor is laid out there.
@@ -57,6 +61,7 @@ class Param:
     heads: tuple[str, ...] = ()
     untied: bool = False
     tokens: Literal["own", "all"] = "own"
+    partial: bool = False
     hf: str | tuple[str, ...]
     hf_form: str = "same"
     megatron: str = ""
@@ -150,9 +155,31 @@ class Family(ABC):
         >>> families.get("gpt2")().row("layers.7.attention.qkv.weight").tp_dim
         0
         """
-        parts = name.split(".")
-        generic = ".".join("{i}" if part.isdigit() else part for part in parts)
-        return next(row for row in self.params if row.name == generic)
+        wanted = generic(name)
+        return next(row for row in (*self.params, *TRAINED) if row.name == wanted)
+
+
+def _codec(place: str, partial: bool = False) -> tuple[Param, ...]:
+    encoder = Param(name=f"{place}.encoder", shape=("Z", "D"), init="xavier", partial=partial, hf="")
+    return encoder, Param(name=f"{place}.decoder", shape=("D", "Z"), init="xavier", hf="")
+
+
+# Codecs that are trained with a model of any family, where a run puts some (`mcc.models.base.bottleneck`): in place of
+# a row-parallel layer's sum, and between layer i and the next one, where a pipeline stage ends.
+TRAINED = (
+    *_codec("layers.{i}.attention.out.codec", partial=True),
+    *_codec("layers.{i}.mlp.down.codec", partial=True),
+    *_codec("boundaries.{i}"),
+)
+
+
+def generic(name: str) -> str:
+    """A global name as the tables have it, `{i}` for every index.
+
+    >>> generic("layers.7.mlp.up.weight")
+    'layers.{i}.mlp.up.weight'
+    """
+    return ".".join("{i}" if part.isdigit() else part for part in name.split("."))
 
 
 def sizes(config: ModelConfig, vocab_rows: int | None = None) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 
 import torch
@@ -20,8 +21,18 @@ def fresh(name: str, row: Param, config: ModelConfig, seed: int) -> Tensor:
     if row.init in ("zeros", "ones"):
         return torch.full(shape, float(row.init == "ones"))
     std = scaled_std(config) if row.init == "scaled" else config.init_std
-    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{name}".encode()))
+    generator = _stream(name, seed)
     return torch.randn(shape, generator=generator).mul_(std)
+
+
+def xavier(name: str, shape: tuple[int, int], seed: int) -> Tensor:
+    """The matrix `name` [outputs, inputs] of a trained codec."""
+    bound = math.sqrt(6 / sum(shape))
+    return torch.empty(shape).uniform_(-bound, bound, generator=_stream(name, seed))
+
+
+def _stream(name: str, seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(zlib.crc32(f"{seed}/{name}".encode()))
 
 
 def local(tensor: Tensor, row: Param, config: ModelConfig, axes: Axes) -> Tensor:
@@ -41,7 +52,10 @@ def initialize(stage: Stage, family: Family, seed: int, device: torch.device | s
     place = torch.device(device)
     for name, parameter in list(stage.named_parameters()):
         row = family.row(name)
-        values = local(fresh(name, row, stage.config, seed), row, stage.config, stage.axes)
+        if row.init == "xavier":
+            values = xavier(name, (parameter.shape[0], parameter.shape[1]), seed)
+        else:
+            values = local(fresh(name, row, stage.config, seed), row, stage.config, stage.axes)
         if parameter.device.type != place.type:
             own = values.to(place)
             # A slice shares the memory of the whole, which would then stay.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from mcc.models.base.axes import Axes
 from mcc.models.base.blueprint import Blueprint
 from mcc.models.base.config import ModelConfig
+
+if TYPE_CHECKING:
+    from mcc.models.base.bottleneck import Bottleneck
 
 
 class Weights(nn.Module):
@@ -85,17 +88,27 @@ class ColumnParallel(Weights):
 
 
 class RowParallel(Weights):
-    """A linear layer whose inputs are sharded: x[B, T, in/P] -> [B, T, out] replicated; the bias is added once."""
+    """A linear layer whose inputs are sharded: x[B, T, in/P] -> [B, T, out] replicated; the bias is added once.
+
+    Attributes:
+        codec: trained with the model, what the ranks' sum goes through; see `mcc.models.base.bottleneck`.
+    """
+
+    codec: Bottleneck | None
 
     def __init__(self, inputs: int, outputs: int, bias: bool, axes: Axes, key: str) -> None:
         super().__init__(outputs, inputs // axes.size, bias=outputs if bias else 0)
         self.axes, self.key = axes, key
+        self.codec = None
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.as_(x.dtype)
-        if self.axes.size == 1:
+        if self.codec is not None:
+            out = self.axes.leave_through(F.linear(x, weight), self.codec, self.key)
+        elif self.axes.size == 1:
             return self.axes.leave(F.linear(x, weight, bias), self.key)
-        out = self.axes.leave(F.linear(x, weight), self.key)
+        else:
+            out = self.axes.leave(F.linear(x, weight), self.key)
         return out if bias is None else out + bias
 
 

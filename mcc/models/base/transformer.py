@@ -101,6 +101,8 @@ class Stage(nn.Module):
     Attributes:
         recompute: what the backward pass computes again instead of keeping: nothing, softmax(QK)V alone (Korthikanti
             et al., arXiv 2205.05198), or whole layers (Chen et al., arXiv 1604.06174).
+        boundaries: trained codecs between layers, or their ends, by the index of the layer before; empty unless a run
+            puts some there (`mcc.models.base.bottleneck`).
         compute_dtype: of the hidden states that the embedding gives, and so of all that follow; None: the parameters'.
     """
 
@@ -117,6 +119,7 @@ class Stage(nn.Module):
         self.shared = vocabulary and not config.untie_embeddings_and_output_weights
         self.embedding = Embedding(config, blueprint, axes, first) if first or self.shared else None
         self.layers = nn.ModuleDict({str(i): Layer(config, blueprint, axes, i) for i in layers})
+        self.boundaries, self.before = nn.ModuleDict(), layers.start - 1
         self.final_norm = Norm(config, blueprint) if last and blueprint.order == "pre" else None
         self.output = None
         if vocabulary and not self.shared:
@@ -136,13 +139,21 @@ class Stage(nn.Module):
         turn = None
         if self.blueprint.positions == "rotary":
             turn = rotation(self.config, self.axes.positions(tokens, x.device), x.dtype)
-        for layer in self.layers.values():
+        x = self._cross(x, str(self.before))
+        for index, layer in self.layers.items():
             if self.recompute == "full" and torch.is_grad_enabled():
                 # Nothing to restore: dropout draws by place.
                 x = checkpoint(layer, x, extras, turn, use_reentrant=False, preserve_rng_state=False)
             else:
                 x = layer(x, extras, turn, self.recompute == "selective" and torch.is_grad_enabled())
+            x = self._cross(x, index)
         return x
+
+    def _cross(self, x: Tensor, layer: str) -> Tensor:
+        """x through the trained codec after a layer, if there is one."""
+        if layer not in self.boundaries:
+            return x
+        return self.axes.cross(x, self.boundaries[layer])
 
     def head(self, x: Tensor, extras: Extras = NO_EXTRAS) -> Output:
         """Hidden states [..., D] to what the head computes: a scorer asks only for the positions it needs."""

@@ -78,6 +78,8 @@ class Codec(ABC):
         additive: payloads of one context can be added element by element, and what the sum decodes to is the sum of
             what they decode to. Sums over ranks are then sums of payloads.
         by_sample: remembers samples, so it is for data whose samples come again.
+        trainable: its weights are the model's (options have `dim`, the channels that are sent): the engine puts
+            `mcc.models.base.bottleneck`s into the model instead of asking for codecs.
 
     Args:
         options: checked options.
@@ -94,6 +96,7 @@ class Codec(ABC):
     exact: ClassVar[bool] = False
     additive: ClassVar[bool] = False
     by_sample: ClassVar[bool] = False
+    trainable: ClassVar[bool] = False
 
     def __init__(self, options: Any, spec: TensorSpec, key: str) -> None:
         self.options = options

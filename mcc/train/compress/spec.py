@@ -161,6 +161,16 @@ def parse_all(texts: Iterable[str]) -> dict[str, CodecSpec]:
     return found
 
 
+def wired(texts: Iterable[str]) -> list[str]:
+    """Those of `--compress` whose codecs are a wire's, and not trained with the model.
+
+    >>> wired(["tp.forward=autoencoder:dim=50", "pp.forward=quantize:bits=4"])
+    ['pp.forward=quantize:bits=4']
+    """
+    trained = {name for name, cls in codecs.all() if cls.trainable}
+    return [text for text in texts if text.partition("=")[2].partition(":")[0] not in trained]
+
+
 def _number(text: str, value: str) -> float:
     try:
         number = float(value)

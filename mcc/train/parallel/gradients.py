@@ -134,11 +134,11 @@ def _summed(grads: Sequence[Tensor], stream: CompressedSum, context: Context) ->
     return [piece.view(grad.shape) for piece, grad in zip(pieces, grads, strict=True)]
 
 
-def sequence_parameters(names: Iterable[str], family: Family) -> list[str]:
+def sequence_parameters(names: Iterable[str], family: Family, sequence: bool = True) -> list[str]:
     """The parameters that see only this rank's tokens under sequence parallelism, though every rank holds them whole:
-    those of norms, biases after a reduce-scatter, and such."""
+    those of norms, biases after a reduce-scatter, and such. Without it, those that see this rank's partial sums."""
     rows = [(name, family.row(name)) for name in sorted(names)]
-    return [name for name, row in rows if row.tp_dim is None and row.tokens == "own"]
+    return [name for name, row in rows if row.tp_dim is None and (row.tokens == "own" if sequence else row.partial)]
 
 
 def sync_sequence(parameters: Mapping[str, nn.Parameter], names: Sequence[str], group: Collective) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from mcc.train.compress.spec import CodecSpec
 from mcc.train.parallel.mesh import Mesh
 from mcc.train.parallel.stages import Stages
 from mcc.train.parallel.tensor import Clock
-from mcc.train.parallel.wire_stage import Chunk, WireStage
+from mcc.train.parallel.wire_stage import Chunk, WireStage, narrowed
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class Pipeline:
         run: computes a stage on a micro-batch.
         tokens: shape of a micro-batch's token ids.
         hidden: shape and dtype of the activations at a stage boundary.
+        sent: boundaries, by the stage before, where a trained codec sends fewer channels -> how many.
     """
 
     def __init__(
@@ -94,14 +96,16 @@ class Pipeline:
         run: Run,
         tokens: tuple[int, ...],
         hidden: TensorSpec,
+        sent: Mapping[int, int] = MappingProxyType({}),
     ) -> None:
         self.modules, self.stages, self.mesh, self.kind = modules, stages, mesh, SCHEDULES[schedule]
-        self.run, self.hidden = run, hidden
+        self.run, self.hidden, self.sent = run, hidden, sent
         self.wired: list[WireStage] = []
         self._schedule: Any = None
         if mesh.pp > 1:
             self.wired = [
-                WireStage(self._chunk(index), index, stages, mesh, tokens, hidden, compress, clock) for index in modules
+                WireStage(self._chunk(index), index, stages, mesh, tokens, hidden, compress, clock, sent)
+                for index in modules
             ]
 
     def _chunk(self, index: int) -> Chunk:
@@ -116,6 +120,10 @@ class Pipeline:
     def last(self) -> bool:
         """Whether this rank has the last stage."""
         return self.stages.last in self.modules
+
+    def given(self, stage: int) -> TensorSpec:
+        """Shape and dtype of what `stage` gives the next one, through a trained codec if there is one."""
+        return narrowed(self.hidden, self.sent.get(stage))
 
     def codecs(self) -> dict[str, Codec]:
         """Every codec in use, by site and key."""

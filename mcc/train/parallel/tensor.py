@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mcc.models.base.axes import Axes
+from mcc.models.base.bottleneck import Bottleneck
 from mcc.train.compress.codec import Codec, Context, TensorSpec
 from mcc.train.compress.collective import Collective, CompressedGather, CompressedScatter, CompressedSum
 from mcc.train.compress.spec import CodecSpec
@@ -161,7 +162,12 @@ class ParallelAxes(Axes):
             --sequence-parallel).
         zigzag: whether context parallelism deals the tokens zig-zag, for a causal model; see `Dealt`.
         stages: the model's, for codecs of some of its layers.
+
+    Attributes:
+        trained: the codec of `tp.forward`, where it is trained with the model and so no wire's.
     """
+
+    trained: CodecSpec | None = None
 
     def __init__(
         self,
@@ -208,6 +214,7 @@ class ParallelAxes(Axes):
         """Keep torch.compile away from what talks to other ranks, or draws numbers: its graphs end there and begin
         anew."""
         names = ["enter", "leave"] if self.size > 1 else []
+        names += ["leave_through"] if self.trained else []
         names += ["attend"] if self.dealt.size > 1 else []
         for name in [*names, "attend_by_place"]:
             setattr(self, name, torch.compiler.disable(getattr(self, name)))
@@ -227,6 +234,14 @@ class ParallelAxes(Axes):
             return sequence.scattered(x, *self._maps(self.backward, self.forward, key))
         out: Tensor = _SumForward.apply(x, lambda part: self.forward.sum(part, key, self._dense))
         return out
+
+    def leave_through(self, x: Tensor, codec: Bottleneck, key: str) -> Tensor:
+        if self._dense or not self.clock.active(self.trained):
+            return self.leave(x, key)
+        return super().leave_through(x, codec, key)
+
+    def cross(self, x: Tensor, codec: Bottleneck) -> Tensor:
+        return x if self._dense else super().cross(x, codec)
 
     def _maps(self, gather: Site, scatter: Site, key: str) -> tuple[sequence.Map, sequence.Map]:
         dense = self._dense

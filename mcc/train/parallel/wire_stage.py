@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -93,6 +94,7 @@ class WireStage(PipelineStage):
         hidden: shape and dtype of the activations at a stage boundary.
         compress: the codec of each site; those of `pp.forward` and `pp.backward` are used here.
         clock: the engine's.
+        sent: boundaries, by the stage before, where a trained codec sends fewer channels -> how many.
 
     Attributes:
         ahead: micro-batches of a step whose receives may begin early; 0: none.
@@ -111,7 +113,9 @@ class WireStage(PipelineStage):
         hidden: TensorSpec,
         compress: Mapping[str, CodecSpec],
         clock: Clock,
+        sent: Mapping[int, int] = MappingProxyType({}),
     ) -> None:
+        self._before, self._after = (narrowed(hidden, sent.get(boundary)) for boundary in (index - 1, index))
         loss = torch.empty((), device="meta", requires_grad=True)
         # Static shapes: inferring them would run the module, and codecs with state, once too often.
         super().__init__(
@@ -119,8 +123,8 @@ class WireStage(PipelineStage):
             index,
             len(stages),
             mesh.compute,
-            input_args=torch.empty(tokens, dtype=torch.long) if index == 0 else _example(hidden),
-            output_args=loss if index == stages.last else _example(hidden),
+            input_args=torch.empty(tokens, dtype=torch.long) if index == 0 else _example(self._before),
+            output_args=loss if index == stages.last else _example(self._after),
             group=mesh.device.get_group("pp"),
         )
         self.chunk, self.wire, self.clock = chunk, mesh.wire, clock
@@ -130,7 +134,6 @@ class WireStage(PipelineStage):
         self.acknowledges: dict[int, list[int]] = {}
         self.epilogues: dict[int, frozenset[int]] = {}
         self.ahead = 0
-        self._hidden = hidden
         self._sent: dict[tuple[str, int], _Sent] = {}
         self._begun: dict[tuple[str, int], list[dist.P2POp]] = {}
         for site, end, neighbour in (
@@ -142,7 +145,8 @@ class WireStage(PipelineStage):
             spec = self.specs[site]
             apart = 0 <= neighbour < len(stages) and stages.rank_of(neighbour) != mesh.pp_rank
             if spec is not None and apart and boundary_coded(spec, stages, min(index, neighbour)):
-                self.ends[site, end] = spec.make(hidden, f"boundary{min(index, neighbour)}")
+                what = self._before if neighbour < index else self._after
+                self.ends[site, end] = spec.make(what, f"boundary{min(index, neighbour)}")
 
     def codecs(self) -> dict[str, Codec]:
         """Every codec in use, by site, boundary and end."""
@@ -185,11 +189,11 @@ class WireStage(PipelineStage):
         return self._with_next("pp.backward", bwd_chunk_id, self._backward_receives)
 
     def _forward_receives(self, microbatch: int) -> list[dist.P2POp]:
-        self._allocate(self.args_recv_info[microbatch])
+        self._allocate(self.args_recv_info[microbatch], self._before)
         return self._receive(super().get_fwd_recv_ops(microbatch), "pp.forward", microbatch)
 
     def _backward_receives(self, microbatch: int) -> list[dist.P2POp]:
-        self._allocate(self.grad_recv_info.get(microbatch, ()))
+        self._allocate(self.grad_recv_info.get(microbatch, ()), self._after)
         return self._receive(super().get_bwd_recv_ops(microbatch), "pp.backward", microbatch)
 
     def _with_next(self, site: str, microbatch: int, receives: Callable[[int], list[dist.P2POp]]) -> list[dist.P2POp]:
@@ -254,11 +258,11 @@ class WireStage(PipelineStage):
         self._sent.clear()
         self._begun.clear()
 
-    def _allocate(self, infos: Any) -> None:
+    def _allocate(self, infos: Any, spec: TensorSpec) -> None:
         """Buffers for what is about to be received."""
         for info in infos:
             if _buffer(info) is _RELEASED:
-                info.buffer = torch.empty(self._hidden.shape, dtype=self._hidden.dtype, device=self.device)
+                info.buffer = torch.empty(spec.shape, dtype=spec.dtype, device=self.device)
 
     def _arrived(self, site: str, microbatch: int) -> None:
         sent = self._sent.pop((site, microbatch), None)
@@ -330,6 +334,11 @@ class WireStage(PipelineStage):
                 context = self.clock.context(microbatch)
                 message = codec.decode(unpack(message, codec.payload(context)), context)
             info.buffer.copy_(message)
+
+
+def narrowed(hidden: TensorSpec, channels: int | None) -> TensorSpec:
+    """Hidden states that a trained codec made `channels` wide; None: it did not."""
+    return hidden if channels is None else TensorSpec((*hidden.shape[:-1], channels), hidden.dtype)
 
 
 def _example(spec: TensorSpec) -> Tensor:
