@@ -165,6 +165,7 @@ class Pipeline:
                 elif (index - 1) in self.modules:
                     x = local.pop((index - 1, microbatch))
                 else:
+                    # Trained codecs are gone around here; where they are in use stages send `self.given(index - 1)`.
                     x = host.landing(torch.empty(self.hidden.shape, dtype=self.hidden.dtype, device=compute), group)
                     dist.recv(x, self.mesh.stage_rank(self.stages.rank_of(index - 1)), group=group)
                     x = x.to(compute)
