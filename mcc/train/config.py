@@ -180,6 +180,9 @@ class SafetyConfig:
     keep_last: int = option(0, "checkpoints to keep, the oldest are deleted; 0: all")
     async_save: bool = option(False, "copy the state to host memory, write it in the background and train on")
     max_restarts: int = option(0, "times to start again from the last good checkpoint when a rank fails")
+    verify_codecs: bool = option(
+        False, "check that every compressed message decodes to the same bits on both its ends, and every sum on all"
+    )
     heartbeat_timeout: float = option(15.0, "seconds without a sign of life until a rank counts as dead; 0: unwatched")
     distributed_timeout_minutes: float = option(10.0, "minutes that a rank waits for the others until it gives up")
 

@@ -82,6 +82,7 @@ class Engine:
 
     def __init__(self, config: TrainConfig, mesh: Mesh, rows: int = 1, epoch_samples: int | None = None) -> None:
         self.epoch_samples = epoch_samples
+        mesh.wire.verify = config.safety.verify_codecs
         self.config, self.mesh, self.clock = config, mesh, Clock(config.run.train_iters)
         self.trained, compress = divided(parse_all(config.compress))
         self.family = families.get(config.model.family)()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mcc.train.compress import host
 from mcc.train.compress.codec import Codec, Context, TensorSpec, pack, unpack
+from mcc.train.compress.verify import check_alike, check_pieces
 from mcc.train.compress.wire import Wire
 
 if TYPE_CHECKING:
@@ -114,6 +115,10 @@ class CompressedScatter:
         with self.group.span("encode"):
             sent = [pack(codec.encode(piece, context)) for codec, piece in zip(self.slices, pieces, strict=True)]
         received = self.group.exchange(sent)
+        if self.group.wire.verify:
+            mine = [_decoded(codec, message, context) for codec, message in zip(self.slices, sent, strict=True)]
+            theirs = [_decoded(self.slices[self.group.rank], message, context) for message in received]
+            check_pieces(self.group, mine, theirs, context)
         with self.group.span("decode"):
             return _sum(self.slices[self.group.rank], received, context)
 
@@ -136,7 +141,10 @@ class CompressedGather:
             message = pack(self.total.encode(mine, context))
         messages = self.group.gather(message)
         with self.group.span("decode"):
-            return [self.total.decode(unpack(m, self.total.payload(context)), context) for m in messages]
+            pieces = [_decoded(self.total, message, context) for message in messages]
+        if self.group.wire.verify:
+            check_alike(self.group, pieces, context)
+        return pieces
 
     def codecs(self) -> dict[str, Codec]:
         """The codecs in use, by name, for their state."""
@@ -172,13 +180,18 @@ class CompressedSum:
         with self.group.span("encode"):  # the sums within are spans of their own
             sums = type(self.whole).all_reduce([self.whole], [x], self.group, context)
         if sums is not None:
+            if self.group.wire.verify:
+                check_alike(self.group, sums, context)
             return sums[0]
         if self.shots is None:
             with self.group.span("encode"):
                 message = pack(self.whole.encode(x, context))
             messages = self.group.gather(message)
             with self.group.span("decode"):
-                return _sum(self.whole, messages, context)
+                total = _sum(self.whole, messages, context)
+            if self.group.wire.verify:
+                check_alike(self.group, [total], context)
+            return total
         scatter, gather = self.shots
         matrix = x.reshape(-1, x.shape[-1])
         short = self.rows * self.group.size - matrix.shape[0]
@@ -192,6 +205,10 @@ class CompressedSum:
         if self.shots is None:
             return {"whole": self.whole}
         return {name: codec for shot in self.shots for name, codec in shot.codecs().items()}
+
+
+def _decoded(codec: Codec, message: Tensor, context: Context) -> Tensor:
+    return codec.decode(unpack(message, codec.payload(context)), context)
 
 
 def _sum(codec: Codec, messages: Sequence[Tensor], context: Context) -> Tensor:

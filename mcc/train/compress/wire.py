@@ -34,10 +34,12 @@ class Wire:
 
     Attributes:
         recorder: records when this rank computes, codes and communicates; off unless a trace is wanted.
+        verify: whether coded messages and sums are checked (`mcc.train.compress.verify`).
     """
 
     def __init__(self) -> None:
         self.recorder = Recorder()
+        self.verify = False
         self._sent: Counter[str] = Counter()
         self._paused = False
 

@@ -15,6 +15,7 @@ from mcc.models.base.family import Family
 from mcc.train.compress.codec import Codec, Context, TensorSpec
 from mcc.train.compress.collective import Collective, CompressedSum
 from mcc.train.compress.spec import CodecSpec
+from mcc.train.compress.verify import check_alike
 from mcc.train.parallel.mesh import Mesh
 from mcc.train.parallel.places import Selects
 from mcc.train.parallel.tensor import Clock
@@ -100,6 +101,8 @@ class GradSync:
             with self.group.span("encode"):
                 sums = type(codecs[0]).all_reduce(codecs, grads, self.group, context)
             assert sums is not None
+            if self.group.wire.verify:
+                check_alike(self.group, sums, context)
             self._set(grads, sums)
         if self.buckets and active:
             for _, names, stream in self.buckets:

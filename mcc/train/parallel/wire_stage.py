@@ -21,8 +21,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage
 
-from mcc.train.compress import host
-from mcc.train.compress.codec import Codec, TensorSpec, nbytes, pack, unpack
+from mcc.train.compress import host, verify
+from mcc.train.compress.codec import Codec, Context, TensorSpec, nbytes, pack, unpack
 from mcc.train.compress.feedback import Feedback
 from mcc.train.compress.spec import CodecSpec
 from mcc.train.parallel.mesh import Mesh
@@ -290,10 +290,15 @@ class WireStage(PipelineStage):
             if codec is not None:
                 with torch.no_grad(), self.wire.recorder.span("encode", microbatch, site):
                     size = nbytes(codec.payload(context))
-                    op.tensor = pack(codec.encode(op.tensor.detach(), context))
+                    payload = codec.encode(op.tensor.detach(), context)
+                    op.tensor = pack(payload)
                 assert op.tensor.numel() == size, f"{site}: {op.tensor.numel()} bytes"
-            op.tensor = host.carried(op.tensor.detach(), op.group)
             self.wire.add(site, op.tensor.nbytes)
+            if codec is not None and self.wire.verify:
+                with torch.no_grad():
+                    head = verify.header(op.tensor, codec.decode(payload, context))
+                op.tensor = torch.cat([head, op.tensor])
+            op.tensor = host.carried(op.tensor.detach(), op.group)
             # NCCL joins the works of a batch, and gives its own.
             if host.carrier(op.tensor.device.type, op.group) == "gloo":
                 op.op = self._begin(op.group_peer, site, microbatch)
@@ -315,7 +320,8 @@ class WireStage(PipelineStage):
         for op in ops:
             wanted = op.tensor
             if codec is not None:
-                wanted = wanted.new_empty(nbytes(codec.payload(context)), dtype=torch.uint8)
+                head = verify.HEADER_BYTES if self.wire.verify else 0
+                wanted = wanted.new_empty(head + nbytes(codec.payload(context)), dtype=torch.uint8)
             received = host.landing(wanted, op.group)
             if received is op.tensor:
                 continue  # straight into torch's buffer
@@ -332,8 +338,21 @@ class WireStage(PipelineStage):
             message = message.to(info.buffer.device)
             if codec is not None:
                 context = self.clock.context(microbatch)
-                message = codec.decode(unpack(message, codec.payload(context)), context)
+                head, message = message.split([message.numel() - (size := nbytes(codec.payload(context))), size])
+                coded, message = message, codec.decode(unpack(message, codec.payload(context)), context)
+                if self.wire.verify:
+                    verify.check(head, coded, message, self._where(site, context))
             info.buffer.copy_(message)
+
+    def _where(self, site: str, context: Context) -> str:
+        """A message that came, in words."""
+        sender = self.stage_index + (1 if site == "pp.backward" else -1)
+        boundary = min(sender, self.stage_index)
+        ranks = f"from stage {sender} to stage {self.stage_index}, pp ranks {self.stage_index_to_group_rank[sender]} "
+        return (
+            f"{site}, boundary {boundary}, step {context.step + 1}, micro-batch {context.microbatch}: {ranks}to "
+            f"{self.group_rank}"
+        )
 
 
 def narrowed(hidden: TensorSpec, channels: int | None) -> TensorSpec:
