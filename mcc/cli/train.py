@@ -102,6 +102,9 @@ def train(
             if len(scores := result["scores"]) > 1:
                 columns = list(scores[-1])
                 console.table("Scores", columns, [[score.get(column) for column in columns] for score in scores])
+            if measured := result.get("orthogonality"):
+                columns = list(measured[0])
+                console.table("Orthogonality of errors", columns, [list(entry.values()) for entry in measured])
 
 
 def _is_leader() -> bool:

@@ -102,6 +102,9 @@ class RunConfig:
     seed: int = option(1234, "seed of the weights and of the order of the data")
     eval_interval: int = option(0, "steps between held-out evaluations; 0: at the end alone")
     eval_iters: int = option(10, "global batches of one held-out evaluation; 0: none")
+    eval_codec: Literal["off", "on", "both"] = option(
+        "off", "evaluate as the model is, through the codecs of what is sent forward, or both ways"
+    )
     log_interval: int = option(1, "steps between lines of metrics.jsonl")
     save: str | None = option(None, "folder for checkpoints, metrics and the record of the run")
     save_interval: int = option(0, "steps between checkpoints; 0: at the end alone")
@@ -150,6 +153,9 @@ class ObserveConfig:
     trace: str | None = option(None, "write what every rank did when to this file, for Perfetto or chrome://tracing")
     trace_steps: str = option("2-11", "steps that --trace records, FIRST-LAST")
     tensorboard_dir: str | None = option(None, "write the metrics for TensorBoard, too; needs mcc[tensorboard]")
+    check_orthogonality: bool = option(
+        False, "measure what error feedback at pp.backward meets, into orthogonality.jsonl (Optimus-CC, figure 11)"
+    )
     memory_interval: int = option(100, "steps between measurements of every rank's memory; 0: never")
 
     def __post_init__(self) -> None:

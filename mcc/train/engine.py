@@ -223,19 +223,31 @@ class Engine:
             loss_scale=scale if self.config.run.precision == "fp16" else None,
         )
 
-    def evaluate(self, evaluation: Evaluation) -> dict[str, float]:
-        """The mean loss over the evaluation's samples and its metrics, nothing compressed and nothing counted."""
+    def score(self, evaluation: Evaluation) -> dict[str, float]:
+        """`evaluate` as `eval_codec` says; what is found through the codecs has the suffix `_codec`."""
+        how = self.config.run.eval_codec
+        found = {} if how == "on" else self.evaluate(evaluation)
+        if how != "off":
+            found |= {f"{key}_codec": number for key, number in self.evaluate(evaluation, coded=True).items()}
+        return found
+
+    def evaluate(self, evaluation: Evaluation, coded: bool = False) -> dict[str, float]:
+        """The mean loss over the evaluation's samples and its metrics, nothing counted.
+
+        Nothing is compressed, as the converted model will compute; with `coded` what goes forward is, by codecs that
+        neither change nor use what they remember.
+        """
         for module in self.modules.values():
             module.eval()
         parts = self.objective.parts(self.config.model)
         total = weight = torch.zeros(len(parts), dtype=torch.float64)
         size, mesh = self.config.run.global_batch_size, self.mesh
         seen: list[tuple[int, Tensor, Tensor]] = []
-        with self.axes.dense(), mesh.wire.paused(), self._exact():
+        with nullcontext() if coded else self.axes.dense(), mesh.wire.paused(), self._exact():
             for first in range(0, evaluation.samples, size):
                 batch = evaluation.source.batch(first, size, mesh.dp_rank, mesh.dp)
                 tokens = self._begin(batch, None)
-                self.pipeline.evaluate(tokens, len(self._work.microbatches))
+                self.pipeline.evaluate(tokens, len(self._work.microbatches), coded)
                 total = total + torch.tensor(self._mean(self._work.loss)) * self._work.weight
                 weight = weight + self._work.weight
                 if evaluation.metrics is not None and self._work.predictions:

@@ -15,6 +15,7 @@ from mcc.train import checkpoint
 from mcc.train.config import TrainConfig
 from mcc.train.data import open_data
 from mcc.train.engine import Engine, make_mesh
+from mcc.train.orthogonality import Measurements
 from mcc.train.parallel.mesh import CPU
 from mcc.train.samples import never_again
 from mcc.train.saver import Saver, own_group
@@ -50,6 +51,7 @@ def train(
     start(engine, folder, reporter)
     source = Prefetched(data.train)
     control = own_group(dist.get_backend() != "gloo")
+    measurements = Measurements(engine, control) if config.observe.check_orthogonality else None
     saver = Saver(safety.keep_last, safety.async_save, own_group(safety.async_save), reporter)
     with Watch(config, mesh, engine.iteration, reporter, control, device, engine.dtype) as watch, saver:
         last = False
@@ -62,11 +64,14 @@ def train(
                 stopped = stop.agreed(step, control)
                 last = stopped or step == run.train_iters
                 watch.log(step, result.line(), engine.progress.samples * config.model.seq_length, last)
+            if measurements is not None:
+                with watch.aside():
+                    measurements.write()
             due = run.eval_interval and step % run.eval_interval == 0
             if not stopped and (last or due or data.epoch_ended(at.samples, engine.progress.samples)):
                 with watch.aside("evaluate"):
                     for evaluation in data.evaluations:
-                        found = engine.evaluate(evaluation)
+                        found = engine.score(evaluation)
                         epoch = data.epoch(engine.progress.samples)
                         watch.told(step, epoch | {f"{evaluation.name}_{key}": n for key, n in found.items()})
                         when = ", ".join(f"{what} {n:g}" for what, n in {"step": step, **epoch}.items())

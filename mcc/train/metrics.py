@@ -18,6 +18,7 @@ from mcc.core.files import write_text
 from mcc.train.compress.wire import SITES
 
 NAME = "metrics.jsonl"
+ORTHOGONALITY = "orthogonality.jsonl"
 
 
 def total_bytes(sent: dict[str, int]) -> dict[str, int]:
@@ -44,12 +45,12 @@ def peak_memory() -> int:
 
 
 class MetricsFile:
-    """Appends lines to `RUN/metrics.jsonl`. Continuing at `iteration` drops the lines after it."""
+    """Appends lines to `RUN/metrics.jsonl`, or another. Continuing at `iteration` drops the lines after it."""
 
-    def __init__(self, run: Path, iteration: int) -> None:
-        self.path = run / NAME
+    def __init__(self, run: Path, iteration: int, name: str = NAME) -> None:
+        self.path = run / name
         run.mkdir(parents=True, exist_ok=True)
-        kept = [json.dumps(line) for line in read(run) if line["step"] <= iteration] if iteration else []
+        kept = [json.dumps(line) for line in read(run, name) if line["step"] <= iteration] if iteration else []
         write_text(self.path, "".join(f"{line}\n" for line in kept))
 
     def append(self, values: dict[str, Any]) -> None:
@@ -65,9 +66,9 @@ class MetricsFile:
             raise MccError(f"cannot write {self.path}: {error.strerror}", "is the disk full?") from error
 
 
-def read(run: Path) -> list[dict[str, Any]]:
+def read(run: Path, name: str = NAME) -> list[dict[str, Any]]:
     """The lines of a run's metrics; a torn last line, left by a killed run, is dropped."""
-    path = run / NAME
+    path = run / name
     if not path.exists():
         return []
     lines = []
@@ -90,6 +91,7 @@ def summary(run: Path) -> dict[str, Any]:
     times = [line["step_time_s"] for line in steps[1:]] or [line["step_time_s"] for line in steps]
     sites = {site for line in steps for site in line["wire_bytes"]}
     tokens = steps[-1]["tokens"] / steps[-1]["step"]
+    measured = orthogonality(run)
     return {
         "steps": steps[-1]["step"],
         "final_train_loss": steps[-1]["loss"],
@@ -97,7 +99,31 @@ def summary(run: Path) -> dict[str, Any]:
         "tokens_per_s": tokens / median(times),
         "wire_bytes": {s: round(fmean(line["wire_bytes"].get(s, 0) for line in steps)) for s in sorted(sites)},
         "scores": found,
-    }
+    } | ({"orthogonality": measured} if measured else {})
+
+
+def orthogonality(run: Path) -> list[dict[str, Any]]:
+    """`orthogonality.jsonl` by boundary and micro-batch, each value the mean over the steps; empty without the file.
+
+    `cosine_size` is the mean of |cosine|: the cosines of steps could cancel out.
+    """
+    groups: dict[tuple[int, int], list[dict[str, Any]]] = {}
+    for line in read(run, ORTHOGONALITY):
+        groups.setdefault((line["boundary"], line["microbatch"]), []).append(line)
+    found = []
+    for (boundary, microbatch), lines in sorted(groups.items()):
+        cosines = [line["cosine"] for line in lines if line["cosine"] is not None]
+        found.append(
+            {
+                "boundary": boundary,
+                "microbatch": microbatch,
+                "steps": len(lines),
+                "cosine": fmean(cosines) if cosines else None,
+                "cosine_size": fmean(map(abs, cosines)) if cosines else None,
+                **{key: fmean(line[key] for line in lines) for key in ("mean_error", "mean_difference")},
+            }
+        )
+    return found
 
 
 def scores(lines: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -108,6 +134,6 @@ def scores(lines: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """
     found: dict[int, dict[str, Any]] = {}
     for line in lines:
-        if "loss" not in line and any(key.endswith("_loss") for key in line):
+        if "loss" not in line and any(key.endswith(("_loss", "_loss_codec")) for key in line):
             found.setdefault(line["step"], {}).update(line)
     return list(found.values())

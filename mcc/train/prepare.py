@@ -17,7 +17,7 @@ from mcc.models.base.config import ModelConfig
 from mcc.models.base.family import families
 from mcc.train.compiled import check_compile
 from mcc.train.compress.presets import with_presets
-from mcc.train.compress.spec import parse_all
+from mcc.train.compress.spec import FORWARD, parse_all
 from mcc.train.config import TrainConfig
 from mcc.train.data import open_data
 from mcc.train.engine import stages_of
@@ -49,6 +49,7 @@ def prepare(config: TrainConfig, world_size: int) -> tuple[TrainConfig, str | No
         steps = config.run.sizes.steps(config.run.train_samples)
         config = dataclasses.replace(config, run=dataclasses.replace(config.run, train_iters=steps))
     LearningRate(config.optim, config.run.sizes, config.run.train_iters)
+    check_orthogonality(config)
     check_precision(config)
     check_recompute(config)
     check_fully_shard(config)
@@ -140,6 +141,24 @@ def check_epochs(config: TrainConfig, epoch_samples: int | None) -> None:
                 f"--compress {site}: when={spec.scope.when}, but epochs of blends and BERT's samples are not known",
                 "when=after:STEP",
             )
+
+
+def check_orthogonality(config: TrainConfig) -> None:
+    """Refuse to measure what feedback meets where there is none, or no place for what is found.
+
+    Raises:
+        UsageError: it is so.
+    """
+    if not config.observe.check_orthogonality:
+        return
+    spec = parse_all(config.compress).get("pp.backward")
+    if spec is None or not spec.feedback or config.parallel.pp == 1:
+        raise UsageError(
+            "--check-orthogonality measures the error feedback of pp.backward, but there is none",
+            "--pp 2 or more, and for example --compress cb-lep",
+        )
+    if not config.run.save:
+        raise UsageError("--check-orthogonality needs --save: the folder for orthogonality.jsonl")
 
 
 def check_precision(config: TrainConfig) -> None:
@@ -237,7 +256,10 @@ def without_effect(config: TrainConfig) -> list[str]:
         found.append("--sequence-parallel has no effect: tp = 1")
     if config.finetune.task and config.data.samples == "fixed":
         found.append("--samples fixed has no effect: a task's examples are the same in every epoch")
-    for site, spec in parse_all(config.compress).items():
+    compress = parse_all(config.compress)
+    if run.eval_codec != "off" and not any(site in compress for site in FORWARD):
+        found.append(f"--eval-codec {run.eval_codec} has no effect: no codec is at {', '.join(FORWARD)}")
+    for site, spec in compress.items():
         axis = site.partition(".")[0]
         if axis in ("tp", "pp") and getattr(parallel, axis) == 1 and not (axis == "tp" and spec.codec.trainable):
             found.append(f"--compress {site} has no effect: {axis} = 1")

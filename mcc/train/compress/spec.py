@@ -32,6 +32,8 @@ SITES = {
     "embedding": "gradient of the tied embedding, summed over its two copies and the data-parallel ranks",
 }
 
+FORWARD = ("tp.forward", "pp.forward", "cp.kv")  # sites that an evaluation sends through, too
+
 _FEEDBACK = {"on": "on", "true": "on", "1": "on", "off": "off", "false": "off", "0": "off", "lazy": "lazy"}
 _WRAPPERS = ("feedback", "warmup", *KEYS)
 

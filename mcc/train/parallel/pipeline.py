@@ -22,7 +22,9 @@ from torch.distributed.pipelining import (
 
 from mcc.core.errors import UsageError
 from mcc.train.compress import host
-from mcc.train.compress.codec import Codec, TensorSpec
+from mcc.train.compress.codec import Codec, TensorSpec, nbytes, pack, unpack
+from mcc.train.compress.feedback import Feedback
+from mcc.train.compress.orthogonality import Orthogonality
 from mcc.train.compress.spec import CodecSpec
 from mcc.train.parallel.mesh import Mesh
 from mcc.train.parallel.stages import Stages
@@ -99,7 +101,7 @@ class Pipeline:
         sent: Mapping[int, int] = MappingProxyType({}),
     ) -> None:
         self.modules, self.stages, self.mesh, self.kind = modules, stages, mesh, SCHEDULES[schedule]
-        self.run, self.hidden, self.sent = run, hidden, sent
+        self.run, self.hidden, self.sent, self.clock = run, hidden, sent, clock
         self.wired: list[WireStage] = []
         self._schedule: Any = None
         if mesh.pp > 1:
@@ -129,6 +131,14 @@ class Pipeline:
         """Every codec in use, by site and key."""
         return {key: codec for stage in self.wired for key, codec in stage.codecs().items()}
 
+    def measure_orthogonality(self) -> list[Orthogonality]:
+        """Measure it from now on where this rank's stages send gradients back with feedback."""
+        for stage in self.wired:
+            codec = stage.ends.get(("pp.backward", "send"))
+            if isinstance(codec, Feedback):
+                stage.probe = Orthogonality(stage.stage_index - 1, codec.lazy)
+        return [stage.probe for stage in self.wired if stage.probe is not None]
+
     def step(self, tokens_NT: Tensor, microbatches: int) -> None:
         """Run every stage forward and backward on every micro-batch; gradients are accumulated.
 
@@ -152,29 +162,43 @@ class Pipeline:
             schedule.step(*inputs, target=target, return_outputs=False)
 
     @torch.no_grad()
-    def evaluate(self, tokens_NT: Tensor, microbatches: int) -> None:
-        """Run every stage on every micro-batch, nothing compressed: stage by stage, so that ranks work at once."""
+    def evaluate(self, tokens_NT: Tensor, microbatches: int, coded: bool = False) -> None:
+        """Run every stage on every micro-batch, forward alone: stage by stage, so that ranks work at once.
+
+        Args:
+            tokens_NT, microbatches: as in `step`.
+            coded: what stages send each other goes through the codec of `pp.forward`, if there is one.
+        """
         group, compute = self.mesh.device.get_group("pp"), self.mesh.compute
         chunks = tokens_NT.chunk(microbatches)
         local: dict[tuple[int, int], Tensor] = {}
         sent: list[tuple[Any, Tensor]] = []
+        ends = {stage.stage_index: stage.ends for stage in self.wired} if coded else {}
         for index in self.modules:
+            receiver, sender = (ends.get(index, {}).get(("pp.forward", end)) for end in ("receive", "send"))
             for microbatch in range(microbatches):
                 if index == 0:
                     x = chunks[microbatch]
                 elif (index - 1) in self.modules:
                     x = local.pop((index - 1, microbatch))
                 else:
-                    # Trained codecs are gone around here; where they are in use stages send `self.given(index - 1)`.
-                    x = host.landing(torch.empty(self.hidden.shape, dtype=self.hidden.dtype, device=compute), group)
+                    context = self.clock.context(microbatch)
+                    plain = self.given(index - 1) if coded else self.hidden  # trained codecs are gone around else
+                    specs = (plain,) if receiver is None else receiver.payload(context)
+                    wanted = plain if receiver is None else TensorSpec((nbytes(specs),), torch.uint8)
+                    x = host.landing(torch.empty(wanted.shape, dtype=wanted.dtype, device=compute), group)
                     dist.recv(x, self.mesh.stage_rank(self.stages.rank_of(index - 1)), group=group)
                     x = x.to(compute)
+                    if receiver is not None:
+                        x = receiver.decode(unpack(x, specs), context)
                 y = self.run(microbatch, index, x)
                 if index == self.stages.last:
                     continue
                 if (index + 1) in self.modules:
                     local[index, microbatch] = y
                 else:
+                    if sender is not None:
+                        y = pack(sender.encode(y, self.clock.context(microbatch)))
                     y = host.carried(y, group)
                     peer = self.mesh.stage_rank(self.stages.rank_of(index + 1))
                     sent.append((dist.isend(y, peer, group=group), y))

@@ -88,9 +88,8 @@ class Clock:
         )
 
     def active(self, spec: CodecSpec | None) -> bool:
-        """Whether a site with `spec` compresses now."""
-        context = self.context()
-        return spec is not None and spec.active(context.step, self.train_iters, context.epoch)
+        """Whether a site with `spec` compresses now; an evaluation through codecs waits for no step of training."""
+        return spec is not None and (not self.training or spec.active(self.step, self.train_iters, self.epoch))
 
 
 class Site:

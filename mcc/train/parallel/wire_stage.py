@@ -24,6 +24,7 @@ from torch.distributed.pipelining import PipelineStage
 from mcc.train.compress import host, verify
 from mcc.train.compress.codec import Codec, Context, TensorSpec, nbytes, pack, unpack
 from mcc.train.compress.feedback import Feedback
+from mcc.train.compress.orthogonality import Orthogonality
 from mcc.train.compress.spec import CodecSpec
 from mcc.train.parallel.mesh import Mesh
 from mcc.train.parallel.places import boundary_coded
@@ -99,6 +100,7 @@ class WireStage(PipelineStage):
     Attributes:
         ahead: micro-batches of a step whose receives may begin early; 0: none.
         acknowledges: a micro-batch -> those whose gradients the stage before has used when it sends that one forward.
+        probe: measures what feedback of `pp.backward` meets, where that is wanted.
         epilogues: of this stage and the one after: the micro-batches whose gradients a stage sends at or after its
             last forward pass.
     """
@@ -134,6 +136,7 @@ class WireStage(PipelineStage):
         self.acknowledges: dict[int, list[int]] = {}
         self.epilogues: dict[int, frozenset[int]] = {}
         self.ahead = 0
+        self.probe: Orthogonality | None = None
         self._sent: dict[tuple[str, int], _Sent] = {}
         self._begun: dict[tuple[str, int], list[dist.P2POp]] = {}
         for site, end, neighbour in (
@@ -241,6 +244,8 @@ class WireStage(PipelineStage):
             for info in infos:
                 info.buffer.requires_grad_(self.has_backward)  # torch 2.11 does so where it makes its buffers
         found = super()._retrieve_recv_activations(fwd_chunk_id)
+        if self.probe is not None:
+            self.probe.received(fwd_chunk_id, found[0])
         _release(infos)
         for microbatch in self.acknowledges.get(fwd_chunk_id, ()):
             self._arrived("pp.backward", microbatch)
@@ -293,6 +298,8 @@ class WireStage(PipelineStage):
                     payload = codec.encode(op.tensor.detach(), context)
                     op.tensor = pack(payload)
                 assert op.tensor.numel() == size, f"{site}: {op.tensor.numel()} bytes"
+            if self.probe is not None and site == "pp.backward":
+                self.probe.sent(context.step, microbatch, codec.error if isinstance(codec, Feedback) else None)
             self.wire.add(site, op.tensor.nbytes)
             if codec is not None and self.wire.verify:
                 with torch.no_grad():
