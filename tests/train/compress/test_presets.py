@@ -65,7 +65,7 @@ def test_a_file_of_ones_own(tmp_path):
 def test_the_command_shows_them():
     run = CliRunner().invoke
     shown = json.loads(run(app, ["--show-compress", "optimus-cc", "--json"]).stdout)
-    assert shown["compress"][1].endswith("feedback=on,warmup=0.1,stages=-75%")
+    assert "feedback=on,warmup=0.1,stages=-75%" in shown["compress"][1]
     assert shown["settings"] == {"parallel.embedding_sync": "fused"}
     assert {entry["preset"] for entry in json.loads(run(app, ["--list-presets", "--json"]).stdout)} == set(
         presets.names()
