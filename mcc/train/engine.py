@@ -243,7 +243,7 @@ class Engine:
         total = weight = torch.zeros(len(parts), dtype=torch.float64)
         size, mesh = self.config.run.global_batch_size, self.mesh
         seen: list[tuple[int, Tensor, Tensor]] = []
-        with nullcontext() if coded else self.axes.dense(), mesh.wire.paused(), self._exact():
+        with nullcontext() if coded else self.axes.dense(), mesh.wire.paused(), self._exact(coded):
             for first in range(0, evaluation.samples, size):
                 batch = evaluation.source.batch(first, size, mesh.dp_rank, mesh.dp)
                 tokens = self._begin(batch, None)
@@ -262,9 +262,9 @@ class Engine:
         return found | self._metrics(evaluation, seen)
 
     @contextmanager
-    def _exact(self) -> Iterator[None]:
-        """Within the block parameters are exact, whatever the codec of `zero.weights` left of them."""
-        with self.zero.exact() if self.zero is not None else nullcontext():
+    def _exact(self, coded: bool) -> Iterator[None]:
+        """Within the block parameters are exact unless `coded`, whatever the codec of `zero.weights` left of them."""
+        with self.zero.exact() if self.zero is not None and not coded else nullcontext():
             yield
         if self.full is not None:
             self.full.reshard()
