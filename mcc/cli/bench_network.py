@@ -24,11 +24,11 @@ Needs Linux, root and the programs ip and tc. Every rank gets a network namespac
 
 # What is trained where neither the file nor a flag says otherwise.
 DEFAULTS: dict[str, Any] = {
-    "model.num_layers": 8,
+    "model.num_layers": 4,
     "model.hidden_size": 256,
     "model.seq_length": 128,
-    "run.micro_batch_size": 4,
-    "run.global_batch_size": 32,
+    "run.micro_batch_size": 2,
+    "run.global_batch_size": 16,
     "run.eval_iters": 4,
     "optim.lr": 1e-3,
     "optim.lr_warmup_iters": 10,

@@ -150,7 +150,11 @@ def follow_rates(
     config: NetworkConfig,
     reporter: Reporter,
 ) -> Run:
-    """Follow a run through its rates, to its end."""
+    """Lead a run through the rates, to its end.
+
+    Raises:
+        MccError: a rank failed, or the run does not come to an end.
+    """
     iters, links = training.config.run.train_iters, config.links()
     count = config.steps + SETTLING
     # After how many steps each rate begins; (first step, last step) of each rate, as it came.
@@ -163,7 +167,7 @@ def follow_rates(
             network.shape(rate, config.latency_ms)
             # Unshaped, there may be many steps.
             limit_s = config.limit_s if rate else config.limit_s * max(1.0, until / count)
-            first, done = done, _follow(training, done, until, limit_s, task)
+            first, done = done, _wait(training, done, until, limit_s, task)
             if done < until and rate is None:
                 raise MccError(
                     f"{name}: {done} of {until} steps on unshaped links in {limit_s:.0f} s", "a higher --limit"
@@ -173,7 +177,7 @@ def follow_rates(
             if done < until:
                 reporter.warn(f"{name} at {here}: {done - first} of {count} steps in {limit_s:g} s")
                 network.shape(None, config.latency_ms)
-                done = _follow(training, done, until, limit_s, task)
+                done = _wait(training, done, until, limit_s, task)
         network.shape(None, config.latency_ms)
         until_s = time.monotonic() + max(60.0, config.limit_s)
         while not training.ended:
@@ -187,7 +191,7 @@ def follow_rates(
     return Run(name=name, compress=compress, timings=timings, heldout_loss=losses[-1] if losses else None)
 
 
-def _follow(training: Training, done: int, until: int, limit_s: float, task: Any) -> int:
+def _wait(training: Training, done: int, until: int, limit_s: float, task: Any) -> int:
     """Wait until the run has done `until` steps, or for `limit_s`; the steps that it has done."""
     end = time.monotonic() + limit_s
     while done < until and time.monotonic() < end:
@@ -197,7 +201,8 @@ def _follow(training: Training, done: int, until: int, limit_s: float, task: Any
         done = now
         if ended:
             break
-        training.look()
+        if done < until:
+            training.look()
     return done
 
 

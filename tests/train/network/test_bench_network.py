@@ -6,13 +6,16 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mcc.core.errors import UsageError
-from mcc.train.config import TrainConfig
-from mcc.train.network.bench import Report, Run, compared, timing
+from mcc.core.events import Silent
+from mcc.train.config import RunConfig, TrainConfig
+from mcc.train.network.bench import Report, Run, compared, follow_rates, timing
 from mcc.train.network.config import NetworkConfig
 from mcc.train.network.plot import check, draw
 from mcc.train.network.scratch import remove_ended
@@ -66,6 +69,68 @@ def test_the_picture_is_drawn(tmp_path: Path) -> None:
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(UsageError, match="endings"):
         check(tmp_path / "a.txt")
+
+
+class _Scripted:
+    """A run that takes a step at each look, but none at slow rates; and the network that it runs on."""
+
+    def __init__(self, config: TrainConfig, slow: str) -> None:
+        self.config, self.slow = config, slow
+        self.rate: str | None = None
+        self.rates: list[str | None] = []  # of every step
+
+    def shape(self, rate: Any, latency_ms: float) -> None:
+        self.rate = rate.name if rate else None
+
+    def look(self) -> None:
+        if self.rate == self.slow:
+            time.sleep(0.01)
+        elif len(self.rates) < self.config.run.train_iters:
+            self.rates.append(self.rate)
+
+    @property
+    def ended(self) -> bool:
+        return len(self.rates) == self.config.run.train_iters
+
+    def steps(self) -> int:
+        return len(self.rates)
+
+    def lines(self) -> list[dict[str, Any]]:
+        steps = [{"loss": 1.0, "step_time_s": 1.0 + (r is not None), "wire_bytes": {}} for r in self.rates]
+        return [*steps, {"heldout_loss": 3.0}]
+
+
+def _follow(slow: str, warnings: Silent) -> tuple[Run, list[str | None]]:
+    config = NetworkConfig(rates=("1mbit", "1gbit"), steps=3, limit_s=1)
+    script = _Scripted(TrainConfig(run=RunConfig(train_iters=20)), slow)
+    return follow_rates("a", (), script, script, config, warnings), script.rates  # type: ignore[arg-type]
+
+
+def test_a_run_goes_through_its_rates_in_its_last_steps() -> None:
+    run, rates = _follow("", Silent())
+    assert rates == [None] * 10 + ["1gbit"] * 5 + ["1mbit"] * 5
+    assert [(t.rate, t.steps, t.step_s) for t in run.timings] == [
+        ("unshaped", 8, 1.0),
+        ("1gbit", 3, 2.0),
+        ("1mbit", 3, 2.0),
+    ]
+    assert run.heldout_loss == 3.0
+
+
+def test_a_rate_that_is_too_slow_is_left_and_the_run_still_ends_after_as_many_steps() -> None:
+    class Told(Silent):
+        def warn(self, text: str) -> None:
+            told.append(text)
+
+    told: list[str] = []
+    run, rates = _follow("1gbit", Told())
+    assert rates == [None] * 15 + ["1mbit"] * 5
+    assert [(t.rate, t.steps, t.step_s) for t in run.timings] == [
+        ("unshaped", 8, 1.0),
+        ("1gbit", 0, None),
+        ("1mbit", 3, 2.0),
+    ]
+    assert len(told) == 1 and "1gbit: 0 of 5 steps" in told[0]
 
 
 _HOLDER = """

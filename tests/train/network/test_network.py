@@ -15,6 +15,7 @@ import pytest
 from mcc.core.errors import MccError
 from mcc.models.base.config import ModelConfig
 from mcc.train.network import namespaces
+from mcc.train.network.bench import measure
 from mcc.train.network.config import NetworkConfig
 from mcc.train.network.links import Network, Rate
 from mcc.train.network.namespaces import Counters, require
@@ -148,6 +149,24 @@ def _network(pid: int) -> str | None:
         return str(Path(f"/proc/{pid}/ns/net").readlink())
     except OSError:
         return None
+
+
+@needs_root
+def test_runs_are_measured_at_every_rate(tmp_path: Path) -> None:
+    config = NetworkConfig(rates=("50mbit",), steps=2, compress=("pp.forward=quantize:bits=4 pp.backward=none",))
+    training = job_config(tokens(tmp_path), None, 1, eval_iters=1)
+    training = dataclasses.replace(training, data=dataclasses.replace(training.data, split="1,1,0"))
+    report = measure(config, training, tmp_path / "runs")
+    assert report.steps == 8
+    dense, small = report.runs
+    # Steps so short may all be over before a link's rate is changed.
+    assert [timing.rate for timing in small.timings] == ["unshaped", "50mbit"]
+    timing, beside = small.timings[0], dense.timings[0]
+    assert timing.steps >= 2 and timing.step_s and timing.fraction and timing.speed_up
+    assert timing.wire_bytes["pp.backward"] == beside.wire_bytes["pp.backward"]
+    assert timing.wire_bytes["pp.forward"] < beside.wire_bytes["pp.forward"] / 4
+    assert small.loss_ratio is not None and 0.9 < small.loss_ratio < 1.1
+    assert small.loss_ratio != 1.0
 
 
 @needs_root
