@@ -16,7 +16,7 @@ from pathlib import Path
 from mcc.core.events import Reporter
 from mcc.core.files import atomic_path, write_text
 from mcc.train.papers.base.config import PaperConfig, Place
-from mcc.train.papers.base.paper import Paper, Setting, Values
+from mcc.train.papers.base.paper import BOTH, THROUGH, Paper, Setting, Values
 from mcc.train.papers.base.texts import first_tokens, token_files
 
 _MODEL, _TEXTS = "smollm2-135m", "wikitext2"
@@ -40,7 +40,7 @@ class AQSGD(Paper):
             back = f"pp.backward=quantize:bits={backward},scale=channel"
             for how, codec in (("direct", "quantize"), ("delta", "delta")):
                 compress = (f"pp.forward={codec}:bits={forward},scale=channel", back)
-                found.append(Setting(name=f"{how}-{name}", compress=compress, full=full))
+                found.append(Setting(name=f"{how}-{name}", compress=compress, values=BOTH, full=full))
         return found
 
     def training(self, config: PaperConfig, place: Place, reporter: Reporter) -> Values:
@@ -70,9 +70,11 @@ class AQSGD(Paper):
         return {"data.data_path": _windows(place, 1, reporter)}
 
     def figures(self, scores: Values) -> dict[str, float]:
-        if "heldout_loss" not in scores:
-            return {}
-        return {"held-out loss": scores["heldout_loss"], "perplexity": math.exp(scores["heldout_loss"])}
+        names = {"heldout_loss": "", f"heldout_loss{THROUGH}": " through codecs"}
+        losses = {title: scores[key] for key, title in names.items() if key in scores}
+        return {f"held-out loss{title}": loss for title, loss in losses.items()} | {
+            f"perplexity{title}": math.exp(loss) for title, loss in losses.items()
+        }
 
 
 def _windows(place: Place, steps: int, reporter: Reporter) -> str:

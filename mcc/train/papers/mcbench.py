@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from mcc.core.events import Reporter
 from mcc.train.papers.base.config import PaperConfig, Place
-from mcc.train.papers.base.paper import DENSE, Paper, Setting, Values
+from mcc.train.papers.base.paper import BOTH, DENSE, THROUGH, Paper, Setting, Values
 from mcc.train.papers.base.texts import beginning
 
 _MODEL, _TASK = "minilm-bert", "mrpc"
@@ -31,9 +31,18 @@ class MCBench(Paper):
     quality = "held-out loss"
 
     def settings(self) -> Sequence[Setting]:
-        compressed = [Setting(name=name, compress=(f"mcbench-{name}",)) for name in _PRESETS]
+        compressed = [Setting(name=name, compress=(f"mcbench-{name}",), values=BOTH) for name in _PRESETS]
         again = Setting(name=f"{DENSE}, another seed", values={"run.seed": 4321}, twin=True)
-        return [Setting(name=DENSE), again, *compressed]
+        width = {"a1": 25, "a2": 50}  # of 384, as the paper's 50 and 100 of 768
+        trained = [
+            Setting(
+                name=name,
+                compress=(f"tp.forward=autoencoder:dim={dim},layers=50%-", f"pp.forward=autoencoder:dim={dim}"),
+                values=BOTH,
+            )
+            for name, dim in width.items()
+        ]
+        return [Setting(name=DENSE), again, *trained, *compressed]
 
     def training(self, config: PaperConfig, place: Place, reporter: Reporter) -> Values:
         model, texts = place.model(_MODEL), place.data_set(_TASK)
@@ -57,4 +66,5 @@ class MCBench(Paper):
 
     def figures(self, scores: Values) -> dict[str, float]:
         names = {"valid_accuracy": "accuracy", "valid_f1": "F1", "valid_loss": "held-out loss"}
+        names |= {f"{key}{THROUGH}": f"{title} through codecs" for key, title in names.items()}
         return {title: scores[key] for key, title in names.items() if key in scores}

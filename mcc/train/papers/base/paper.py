@@ -13,6 +13,9 @@ from mcc.core.plugins import Kind
 from mcc.train.papers.base.config import PaperConfig, Place
 
 DENSE = "dense"
+# Scores of the model as it is exported, and of the model as it was trained: through its codecs.
+BOTH = {"run.eval_codec": "both"}
+THROUGH = "_codec"  # the ending of the latter's names
 Values = Mapping[str, Any]  # of `TrainConfig`, by path: {"run.train_iters": 64}
 
 
