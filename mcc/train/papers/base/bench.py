@@ -10,6 +10,7 @@ from typing import Any
 from mcc.core import provenance
 from mcc.core.errors import MccError, unknown
 from mcc.core.events import SILENT, Reporter
+from mcc.train.compress.presets import expand
 from mcc.train.papers.base import links, run
 from mcc.train.papers.base.config import PaperConfig, Place
 from mcc.train.papers.base.paper import Paper, Setting, Values
@@ -93,12 +94,14 @@ def _row(
 ) -> Row:
     arguments = run.words({**training, **setting.values}, setting.compress, paper.ranks)
     folder = place.work / setting.name
-    row = Row(name=setting.name, compress=setting.compress, command=[place.public(word) for word in arguments])
+    codecs, _ = expand(setting.compress)
+    command = [place.public(word) for word in arguments]
+    row = Row(name=setting.name, compress=setting.compress, codecs=codecs, command=command)
     try:
-        found: Mapping[str, Any] | None = run.kept(folder, arguments)
+        found: Mapping[str, Any] | None = run.kept(folder, arguments, codecs)
         if found is None:
             steps = {**training, **setting.values}.get("run.train_iters", 0)
-            found = run.train(setting.name, arguments, steps, folder, config.limit, reporter, program)
+            found = run.train(setting.name, arguments, codecs, steps, folder, config.limit, reporter, program)
     except MccError as error:
         reporter.warn(str(error))
         return dataclasses.replace(row, error=place.public(error.what))

@@ -12,7 +12,7 @@ from mcc.core.config import resolve
 from mcc.core.errors import MccError
 from mcc.core.events import Reporter
 from mcc.core.files import remove, write_text
-from mcc.train.compress.presets import with_presets
+from mcc.train.compress.presets import expand, with_presets
 from mcc.train.config import TrainConfig
 from mcc.train.network.bench import UNSHAPED, follow_rates
 from mcc.train.network.config import NetworkConfig
@@ -56,7 +56,7 @@ def timed(
         values = {"run.eval_iters": 0, **training, **setting.values}
         wanted[setting.name] = {
             "values": values,
-            "compress": list(setting.compress),
+            "compress": list(expand(setting.compress)[0]),
             "rates": list(rates),
             "steps": config.timed_steps,
         }

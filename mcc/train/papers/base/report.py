@@ -19,7 +19,7 @@ class Row:
     """One setting.
 
     Args:
-        compress: values of `--compress`. command: the arguments of `mcc` that ran it.
+        compress: values of `--compress`. codecs: what presets among them stand for. command: the arguments of `mcc`.
         figures: what its model was scored at.
         run: the run in figures (`run.summary`); empty when it failed.
         step_s: seconds a step by rate of the links, unshaped first; None where no step ended in time.
@@ -28,6 +28,7 @@ class Row:
 
     name: str
     compress: Sequence[str]
+    codecs: Sequence[str] = ()
     command: Sequence[str] = ()
     figures: Mapping[str, float] = field(default_factory=dict)
     run: Mapping[str, Any] = field(default_factory=dict)
@@ -125,7 +126,7 @@ def markdown(report: Report) -> str:
     lines.append(f"| --- | {' | '.join('---:' for _ in columns[1:])} |")
     lines += [f"| {' | '.join(cell(value) for value in row)} |" for row in rows]
     lines += ["", "What is compressed:", ""]
-    lines += [f"- {row.name}: {' '.join(f'`{text}`' for text in row.compress) or 'nothing'}" for row in report.rows]
+    lines += [f"- {row.name}: {' '.join(f'`{text}`' for text in row.codecs) or 'nothing'}" for row in report.rows]
     commands = [row for row in report.rows if row.command]
     if commands:
         lines += ["", "The first run; the others have their `--compress` at its end:", ""]

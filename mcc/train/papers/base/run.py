@@ -48,19 +48,21 @@ def words(values: Values, compress: Sequence[str], ranks: int) -> list[str]:
     return [*found, "--nproc", str(ranks), *(word for text in compress for word in ("--compress", text))]
 
 
-def kept(folder: Path, arguments: Sequence[str]) -> dict[str, Any] | None:
-    """What a run with these arguments found earlier; None when there was none that ended well."""
+def kept(folder: Path, arguments: Sequence[str], codecs: Sequence[str]) -> dict[str, Any] | None:
+    """What a run with these arguments and codecs found earlier; None when there was none that ended well."""
     try:
         there = json.loads((folder / _KEPT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     found: dict[str, Any] = there["found"]
-    return found if there["arguments"] == list(arguments) else None
+    same = (there["arguments"], there.get("codecs")) == (list(arguments), list(codecs))
+    return found if same else None
 
 
 def train(
     name: str,
     arguments: Sequence[str],
+    codecs: Sequence[str],
     steps: int,
     folder: Path,
     limit_s: float,
@@ -71,6 +73,7 @@ def train(
 
     Args:
         name: shown beside the progress.
+        codecs: what presets among the arguments stand for.
         steps: that the run will take.
         limit_s: seconds after which it is ended.
 
@@ -107,7 +110,7 @@ def train(
     found = summary(metrics.read(run), time.monotonic() - began)
     for checkpoint in run.glob("iter_*"):
         remove(checkpoint)
-    write_text(folder / _KEPT, json.dumps({"arguments": list(arguments), "found": found}))
+    write_text(folder / _KEPT, json.dumps({"arguments": list(arguments), "codecs": list(codecs), "found": found}))
     return found
 
 
