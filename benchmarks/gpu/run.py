@@ -9,6 +9,7 @@ nccl      one process with NCCL
 command   `mcc train` with two ranks: trains, saves, goes on
 speed     tokens/s and MFU against transformers' own model, both compiled
 memory    recomputation, and the loss over a sharded vocabulary
+kernels   the codecs': bits of plain torch, rates beside a copy
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import command
+import kernels
 import layouts
 import memory
 import speed
@@ -43,6 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         "command": command.measure,
         "speed": lambda device, tiny: speed.measure(device, tiny, not options.eager),
         "memory": memory.measure,
+        "kernels": kernels.measure,
     }
     parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts), help="run these alone")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")

@@ -28,7 +28,7 @@ def test_every_part_on_the_cpu(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "rows.json").read_text())
     parts = [row["part"] for row in found["rows"]]
-    assert list(dict.fromkeys(parts)) == ["layouts", "nccl", "command", "speed", "memory"]
+    assert list(dict.fromkeys(parts)) == ["layouts", "nccl", "command", "speed", "memory", "kernels"]
     assert all(row.get("ok", True) for row in found["rows"])
     assert sum("ok" in row for row in found["rows"]) >= 11
     assert found["machine"]["device"] == "the CPU"

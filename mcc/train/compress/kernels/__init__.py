@@ -1,7 +1,7 @@
 """Fused kernels for `quantize`: the same bits as its plain torch formulation, in a tenth of the time.
 
-CPUs: programs that numba compiles (`cpu`, `compiled`, `loops`). Where numba is not installed or does not know this
-Python, and for small tensors, there is no kernel, and the codec computes as plain torch does.
+CPUs: programs that numba compiles (`cpu`, `compiled`, `loops`). GPUs: Triton's (`gpu`). Where numba or Triton is not
+installed or does not know this Python, and for small tensors, the codec computes as plain torch does.
 """
 
 from __future__ import annotations
@@ -26,6 +26,10 @@ def available(device: str) -> ModuleType | None:
             from mcc.train.compress.kernels import cpu
 
             return cpu
+        if device == "cuda":
+            from mcc.train.compress.kernels import gpu
+
+            return gpu
     except ImportError:
         pass
     return None
