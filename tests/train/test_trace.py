@@ -60,7 +60,7 @@ def _run(config) -> int:
 
 LAYOUTS = {
     "one": (1, {}, ()),
-    "pipeline": (2, {"pp": 2}, ("pp.forward=quantize:bits=8",)),
+    "pipeline": (2, {"pp": 2, "schedule": "gpipe"}, ("pp.forward=quantize:bits=8", "pp.backward=quantize:bits=8")),
     "all": (4, {"pp": 2, "tp": 2}, COMPRESSED),
 }
 
@@ -90,6 +90,19 @@ def test_every_microbatch_of_every_rank_is_there(tmp_path, data, name):
     coded = {e["args"]["microbatch"] for e in found if e["name"] == "encode pp.forward"}
     assert coded == (set() if name == "one" else set(range(4)))
     _nested(found)
+    if name == "pipeline":
+        for rank, site in ((0, "pp.forward"), (1, "pp.backward")):
+            _under_way(found, rank, site)
+
+
+def _under_way(found: list[dict], rank: int, site: str) -> None:
+    """A payload is sent while the next micro-batches are computed and encoded: nobody waits for it to have left."""
+    mine = sorted((e for e in found if e["pid"] == rank and e["args"]["step"] == 2), key=lambda e: e["ts"])
+    encoded = [e for e in mine if e["name"] == f"encode {site}"]
+    assert [e["args"]["microbatch"] for e in encoded] == [0, 1, 2, 3]
+    between = [e["cat"] for e in mine if encoded[0]["ts"] < e["ts"] < encoded[-1]["ts"]]
+    computed = "forward" if site == "pp.forward" else "backward"
+    assert between == ["send", computed, "encode", "send", computed, "encode", "send", computed]
 
 
 def _nested(found: list[dict]) -> None:
