@@ -42,7 +42,7 @@ def _quality(axes: Axes, report: Report, ran: list[Row]) -> None:
             place = (row.sent(sites) / 1e6, row.figures[report.quality])
             axes.plot(*place, "o", color=_colour(i))
             axes.annotate(row.name, place, textcoords="offset points", xytext=(4, 4), fontsize="small")
-    axes.set_xscale("symlog", linthresh=0.01)
+    axes.set_xlim(left=0)
     axes.set_xlabel("MB sent a step by all ranks")
     axes.set_ylabel(report.quality)
 
