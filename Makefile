@@ -31,8 +31,9 @@ types: venv
 contracts: venv
 	$(BIN)/lint-imports
 
+# Most of a test's time is waiting for its ranks, so three processes keep two cores busy.
 tests: venv
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 bench: venv
 	$(BIN)/python benchmarks/run.py
