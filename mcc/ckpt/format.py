@@ -28,13 +28,15 @@ class WriteOptions:
 
     tp: int = option(1, "tensor-parallel size")
     pp: int = option(1, "pipeline-parallel size")
+    vpp: int = option(1, "virtual stages: chunks of layers that a pipeline stage holds, interleaved")
     dtype: str | None = option(None, "dtype of the written tensors [as stored]")
     megatron_version: float = option(3.0, "Megatron-LM's checkpoint_version: 0, 1, 2 or 3")
     shard_bytes: int = option(5_000_000_000, "bytes of one safetensors file at most")
 
     def __post_init__(self) -> None:
-        if self.tp < 1 or self.pp < 1 or self.shard_bytes < 1:
-            raise UsageError(f"tp = {self.tp}, pp = {self.pp}, shard_bytes = {self.shard_bytes}: each at least 1")
+        if min(self.tp, self.pp, self.vpp, self.shard_bytes) < 1:
+            sizes = f"tp = {self.tp}, pp = {self.pp}, vpp = {self.vpp}, shard_bytes = {self.shard_bytes}"
+            raise UsageError(f"{sizes}: each at least 1")
         if self.dtype is not None:
             dtype_named(self.dtype)
 
@@ -55,7 +57,7 @@ class Format(ABC):
 
     Attributes:
         looks_for: the files that `detect` goes by, for the message when nothing matches.
-        layouts: whether it can be cut in TP x PP; others refuse `tp` or `pp` above 1.
+        layouts: whether it can be cut in TP x PP; others refuse `tp`, `pp` or `vpp` above 1.
         holds_trained: whether it has a place for codecs that were trained with the model.
     """
 
@@ -100,8 +102,9 @@ class Format(ABC):
             UsageError: the format cannot do what `options` ask.
         """
         options = options or WriteOptions()
-        if not self.layouts and (options.tp > 1 or options.pp > 1):
-            raise UsageError(f"format {self.name} is one whole model: tp = {options.tp}, pp = {options.pp} do not fit")
+        if not self.layouts and max(options.tp, options.pp, options.vpp) > 1:
+            sizes = f"tp = {options.tp}, pp = {options.pp}, vpp = {options.vpp}"
+            raise UsageError(f"format {self.name} is one whole model: {sizes} do not fit")
         check_vocabulary(source.meta.tokenizer, source.meta.config.vocab_size)
         dropped = self.drops(source)
         for what in dropped:

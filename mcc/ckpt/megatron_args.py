@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from mcc.ckpt.format import WriteOptions
 from mcc.ckpt.source import Meta
 from mcc.core.errors import MccError, UsageError
 from mcc.models.base.blueprint import Blueprint
@@ -35,9 +36,9 @@ def architecture(blueprint: Blueprint) -> dict[str, Any]:
     }
 
 
-def make_args(meta: Meta, padded_vocab_size: int, tp: int, pp: int, dtype: torch.dtype) -> Namespace:
+def make_args(meta: Meta, padded_vocab_size: int, options: WriteOptions, dtype: torch.dtype) -> Namespace:
     """The arguments that Megatron-LM compares when it loads, and those that say what the model is."""
-    config = meta.config
+    config, tp, pp, vpp = meta.config, options.tp, options.pp, options.vpp
     blueprint = families.get(config.family).blueprint
     return Namespace(
         **architecture(blueprint),
@@ -62,7 +63,8 @@ def make_args(meta: Meta, padded_vocab_size: int, tp: int, pp: int, dtype: torch
         tokenizer_type="GPT2BPETokenizer" if blueprint.causal else "BertWordPieceLowerCase",
         tensor_model_parallel_size=tp,
         pipeline_model_parallel_size=pp,
-        virtual_pipeline_model_parallel_size=None,
+        virtual_pipeline_model_parallel_size=vpp if vpp > 1 else None,
+        num_layers_per_virtual_pipeline_stage=config.num_layers // (pp * vpp) if vpp > 1 else None,
         untie_embeddings_and_output_weights=config.untie_embeddings_and_output_weights,
         apply_residual_connection_post_layernorm=False,
         bias_gelu_fusion=blueprint.activation == "gelu-tanh",

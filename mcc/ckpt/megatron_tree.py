@@ -47,6 +47,34 @@ def iteration_folder(iteration: int) -> str:
     return f"iter_{iteration:07d}" if iteration else "release"
 
 
+def model_keys(vpp: int) -> list[str]:
+    """What a rank's file calls its chunks of layers.
+
+    >>> model_keys(1), model_keys(2)
+    (['model'], ['model0', 'model1'])
+    """
+    return ["model"] if vpp == 1 else [f"model{chunk}" for chunk in range(vpp)]
+
+
+def chunks(values: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The model trees of a rank's file, one for each of its chunks; none when there is no model."""
+    if isinstance(values.get("model"), Mapping):
+        return [values["model"]]
+    found = []
+    while isinstance(model := values.get(f"model{len(found)}"), Mapping):
+        found.append(model)
+    return found
+
+
+def in_chunk(chunk: int, vpp: int) -> str:
+    """What stands before a key in messages.
+
+    >>> in_chunk(0, 1), in_chunk(2, 4)
+    ('', 'model2.')
+    """
+    return "" if vpp == 1 else f"model{chunk}."
+
+
 def rank_files(folder: Path) -> dict[tuple[int, int], Path]:
     """(tp rank, pp rank) -> file, for every rank folder in `folder`."""
     found = {}

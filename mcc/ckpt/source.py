@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How a checkpoint is cut: tensor-, pipeline- and data-parallel sizes."""
+    """How a checkpoint is cut: tensor-, pipeline- and data-parallel sizes, chunks of layers in a pipeline stage."""
 
     tp: int = 1
     pp: int = 1
     dp: int = 1
+    vpp: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,6 +39,9 @@ _To = Annotated[
 ]
 _TP = Annotated[int, typer.Option("--tp", min=1, help="Tensor-parallel size.")]
 _PP = Annotated[int, typer.Option("--pp", min=1, help="Pipeline-parallel size.")]
+_VPP = Annotated[
+    int, typer.Option("--vpp", min=1, help="Virtual stages: chunks of layers that each pipeline stage holds.")
+]
 
 
 @app.command()
@@ -80,7 +83,12 @@ def inspect(
         ("vocabulary", vocabulary),
         ("head", config.head),
         *([("output layer", "tied to the embedding" if found.tied else "its own")] if config.head in LANGUAGE else []),
-        ("layout", f"TP {layout.tp} x PP {layout.pp} x DP {layout.dp}"),
+        (
+            "layout",
+            f"TP {layout.tp} x PP {layout.pp}"
+            + (f" x VPP {layout.vpp}" if layout.vpp > 1 else "")
+            + f" x DP {layout.dp}",
+        ),
         ("iteration", found.iteration),
         ("tokenizer", found.tokenizer),
         ("optimizer state", ", ".join(found.optimizer) or "none"),
@@ -123,6 +131,7 @@ def split(
     out: _Output,
     tp: _TP,
     pp: _PP,
+    vpp: _VPP = 1,
     to: _To = "megatron",
     megatron_version: _Version = 3.0,
     dtype: _Dtype = None,
@@ -137,7 +146,7 @@ def split(
     from mcc.ckpt.convert import split
     from mcc.ckpt.format import WriteOptions
 
-    options = WriteOptions(dtype=dtype, megatron_version=megatron_version)
+    options = WriteOptions(vpp=vpp, dtype=dtype, megatron_version=megatron_version)
     done = split(path, out, tp, pp, to, options, source_format=source_format, force=force, reporter=console.reporter())
     _show(done, as_json)
 
@@ -150,6 +159,7 @@ def convert(
     dtype: _Dtype = None,
     tp: _TP = 1,
     pp: _PP = 1,
+    vpp: _VPP = 1,
     megatron_version: _Version = 3.0,
     source_format: _From = None,
     force: _Force = False,
@@ -162,7 +172,7 @@ def convert(
     from mcc.ckpt.convert import convert
     from mcc.ckpt.format import WriteOptions
 
-    options = WriteOptions(tp=tp, pp=pp, dtype=dtype, megatron_version=megatron_version)
+    options = WriteOptions(tp=tp, pp=pp, vpp=vpp, dtype=dtype, megatron_version=megatron_version)
     done = convert(path, out, to, options, source_format=source_format, force=force, reporter=console.reporter())
     _show(done, as_json)
 

@@ -49,7 +49,7 @@ def test_tour(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     for text in ("TP 2 x PP 2 x DP 1", "301, padded to 304", "exp_avg, exp_avg_sq", "layers.3.mlp.down.bias"):
         assert text in shown
     described = json.loads(said(capsys, "inspect", meg, "--json"))
-    assert described["layout"] == {"tp": 2, "pp": 4, "dp": 1}
+    assert described["layout"] == {"tp": 2, "pp": 4, "dp": 1, "vpp": 1}
     assert "tensors" not in described
     assert len(json.loads(said(capsys, "inspect", meg, "--json", "--tensors"))["tensors"]) == done["tensors"]
 

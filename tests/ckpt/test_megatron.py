@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import sys
@@ -131,6 +132,48 @@ def test_each_file_holds_its_shard_only(tmp_path: Path) -> None:
     assert four < 0.45 * one
 
 
+@pytest.mark.parametrize(("tp", "pp", "vpp"), [(1, 2, 2), (2, 2, 4), (1, 4, 2)])
+def test_virtual_stages(tmp_path: Path, tp: int, pp: int, vpp: int) -> None:
+    source = InMemory(dataclasses.replace(SMALL, num_layers=8))
+    back = open_checkpoint(write(tmp_path, source, tp=tp, pp=pp, vpp=vpp))
+    assert_same_tensors(back, source)
+    assert (back.meta.layout.tp, back.meta.layout.pp, back.meta.layout.vpp) == (tp, pp, vpp)
+
+
+def test_virtual_stages_interleave_as_megatron_does(tmp_path: Path) -> None:
+    """8 layers, 2 stages of 2 chunks: stage 0 has layers 0, 1 and 4, 5; stage 1 has 2, 3 and 6, 7."""
+    source = InMemory(dataclasses.replace(SMALL, num_layers=8))
+    write(tmp_path, source, pp=2, vpp=2)
+    held = {
+        ("mp_rank_00_000", "model0"): (0, 1),
+        ("mp_rank_00_000", "model1"): (4, 5),
+        ("mp_rank_00_001", "model0"): (2, 3),
+        ("mp_rank_00_001", "model1"): (6, 7),
+    }
+    for (rank, key), layers in held.items():
+        values = load(tmp_path / "release", rank)
+        assert sorted(key for key in values if key.startswith("model")) == ["model0", "model1"]
+        assert values["args"].virtual_pipeline_model_parallel_size == 2
+        language = values[key]["language_model"]
+        for local, layer in enumerate(layers):
+            theirs = language["encoder"][f"layers.{local}.mlp.dense_4h_to_h.bias"]
+            assert torch.equal(theirs, source.values[f"layers.{layer}.mlp.down.bias"])
+        first, last = (rank, key) == ("mp_rank_00_000", "model0"), (rank, key) == ("mp_rank_00_001", "model1")
+        assert ("embedding" in language) == first
+        assert ("final_layernorm.weight" in language["encoder"]) == last
+        assert ("word_embeddings_for_head" in values[key]) == last
+
+
+def test_a_stage_without_one_of_its_chunks(tmp_path: Path) -> None:
+    write(tmp_path, pp=2, vpp=2)
+    file = tmp_path / "release/mp_rank_00_001/model_optim_rng.pt"
+    values = torch.load(file, weights_only=False)
+    del values["model1"]
+    torch.save(values, file)
+    with pytest.raises(MccError, match=r"mp_rank_00_001/model_optim_rng\.pt has 1 model chunks, and .* has 2"):
+        open_checkpoint(tmp_path)
+
+
 def rewrite(folder: Path, change: Any) -> None:
     for file in folder.glob("*/mp_rank_*/model_optim_rng.pt"):
         values = torch.load(file, weights_only=False)
@@ -231,6 +274,9 @@ def test_refused_layouts(tmp_path: Path) -> None:
         ({"pp": 8}, "pp = 8 is more than num_layers = 4"),
         ({"megatron_version": 4}, "unknown Megatron checkpoint version 4"),
         ({"tp": 0}, "tp = 0"),
+        ({"vpp": 2}, "vpp = 2 interleaves pipeline stages"),
+        ({"pp": 2, "vpp": 4}, "pp = 2 times vpp = 4 is more than num_layers = 4"),
+        ({"pp": 2, "vpp": 0}, "vpp = 0"),
     ]:
         with pytest.raises(UsageError, match=message):
             write(tmp_path / "m", **options)
@@ -282,7 +328,7 @@ ENCODER = ("model", "language_model", "encoder")
         (put("num_attention_heads", 5), r"query_key_value\.weight has shape \[96, 32\], not \[120, 32\]"),
         (put("swiglu", True), "swiglu = True is another architecture"),
         (lambda values: delattr(values["args"], "hidden_size"), "the arguments lack hidden_size"),
-        (lambda values: values.update(model0=values.pop("model")), "virtual pipeline stages"),
+        (lambda values: values.update(model1=values.pop("model")), "has no model"),
         (
             lambda values: values["model"].update(lm_head={"bias": torch.zeros(3)}),
             r"tensor lm_head\.bias belongs to no family",

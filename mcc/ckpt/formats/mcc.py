@@ -86,7 +86,7 @@ class Native(Format):
 
     def write_files(self, source: Source, folder: Path, options: WriteOptions, reporter: Reporter) -> tuple[int, int]:
         config = source.meta.config
-        check_layout(config, options.tp, options.pp)
+        check_layout(config, options.tp, options.pp, options.vpp)
         padded = padded_shapes(config, config.padded_vocab_size(options.tp))
         padded |= trained_shapes(source.shapes(), config, folder)
         wanted = None if options.dtype is None else dtype_named(options.dtype)
@@ -117,7 +117,7 @@ class Native(Format):
             extra["optimizer"] = source.meta.extra["optimizer"]  # its name, the updates behind its moments, loss scale
         meta = dataclasses.replace(
             source.meta,
-            layout=Layout(tp=options.tp, pp=options.pp),
+            layout=Layout(tp=options.tp, pp=options.pp, vpp=options.vpp),
             padded_vocab_size=config.padded_vocab_size(options.tp),
             tokenizer=checkpoint / TOKENIZER if copied else None,
             extra=extra,
