@@ -44,6 +44,7 @@ def convert(
         MccError: `src` is damaged, or there is not enough room on the disk.
     """
     target = formats.get(to)()
+    target.check_writes()
     _check_output(Path(src), Path(dst), force)
     source = open_checkpoint(src, source_format)
     options = options or WriteOptions()

@@ -69,6 +69,18 @@ def load_foreign(file: Path) -> Any:
         raise MccError(f"{file} cannot be read (truncated?): {_reason(error)}") from error
 
 
+def load_tensors(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors by name in `file`, which holds nothing else of use.
+
+    Raises:
+        MccError: besides `load_foreign`'s: it holds no tensors by name.
+    """
+    loaded = load_foreign(file)
+    if not isinstance(loaded, dict):
+        raise MccError(f"{file} holds a {type(loaded).__name__}, not tensors by name")
+    return {str(name): value for name, value in loaded.items() if isinstance(value, torch.Tensor)}
+
+
 def _stand_in(name: str) -> type[_StandIn]:
     return type(name.rpartition(".")[2], (_StandIn,), {})
 

@@ -59,11 +59,13 @@ class Format(ABC):
         looks_for: the files that `detect` goes by, for the message when nothing matches.
         layouts: whether it can be cut in TP x PP; others refuse `tp`, `pp` or `vpp` above 1.
         holds_trained: whether it has a place for codecs that were trained with the model.
+        read_only: why nothing is written in this format; empty: it is written.
     """
 
     looks_for: ClassVar[str]
     layouts: ClassVar[bool] = False
     holds_trained: ClassVar[bool] = False
+    read_only: ClassVar[str] = ""
 
     @property
     def name(self) -> str:
@@ -86,6 +88,15 @@ class Format(ABC):
     def write_files(self, source: Source, folder: Path, options: WriteOptions, reporter: Reporter) -> tuple[int, int]:
         """Write `source` into the existing empty `folder`, a tensor at a time; returns tensors and their bytes."""
 
+    def check_writes(self) -> None:
+        """Refuse a format that is only read.
+
+        Raises:
+            UsageError: with the reason.
+        """
+        if self.read_only:
+            raise UsageError(f"format {self.name} is read, not written: {self.read_only}", f"--to {writable()}")
+
     def drops(self, source: Source) -> tuple[str, ...]:
         """What `source` has and this format cannot hold."""
         codecs = () if self.holds_trained else trained_places(source.shapes())
@@ -101,6 +112,7 @@ class Format(ABC):
             MccError: the tokenizer does not fit the model, or the source cannot be read.
             UsageError: the format cannot do what `options` ask.
         """
+        self.check_writes()
         options = options or WriteOptions()
         if not self.layouts and max(options.tp, options.pp, options.vpp) > 1:
             sizes = f"tp = {options.tp}, pp = {options.pp}, vpp = {options.vpp}"
@@ -115,7 +127,19 @@ class Format(ABC):
         return WriteReport(path=Path(path), format=self.name, tensors=tensors, size_bytes=size_bytes, dropped=dropped)
 
 
+class ReadOnly(Format):
+    """A format that other systems write, and mcc reads: `read_only` says why it is not written."""
+
+    def write_files(self, source: Source, folder: Path, options: WriteOptions, reporter: Reporter) -> tuple[int, int]:
+        raise AssertionError("`write` refuses")
+
+
 formats: Kind[Format] = Kind("checkpoint format", "mcc.ckpt.formats", Format)
+
+
+def writable() -> str:
+    """The names of the formats that are written, for messages."""
+    return ", ".join(name for name, plugin in formats.all() if not plugin.read_only)
 
 
 def detect(path: str | Path, format: str | None = None) -> Format:

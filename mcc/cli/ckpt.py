@@ -35,7 +35,7 @@ _Version = Annotated[
     float, typer.Option("--megatron-version", metavar="0|1|2|3", help="Megatron-LM's checkpoint version.")
 ]
 _To = Annotated[
-    str, typer.Option("--to", metavar="FORMAT", help="Format to write: hf, mcc, mcc-safetensors, megatron.")
+    str, typer.Option("--to", metavar="FORMAT", help="Format to write: acsgd, hf, mcc, mcc-safetensors, megatron.")
 ]
 _TP = Annotated[int, typer.Option("--tp", min=1, help="Tensor-parallel size.")]
 _PP = Annotated[int, typer.Option("--pp", min=1, help="Pipeline-parallel size.")]

@@ -73,7 +73,7 @@ def test_failure_half_way_leaves_nothing(merged: Path, tmp_path: Path, monkeypat
         return read(self, name)  # type: ignore[arg-type]
 
     monkeypatch.setattr(source, "read", broken)
-    for name in formats.names():
+    for name in (name for name, plugin in formats.all() if not plugin.read_only):
         with pytest.raises(MccError, match="the disk went away"):
             convert(merged, tmp_path / "out", name)
     assert [entry.name for entry in tmp_path.iterdir()] == ["merged"]
