@@ -50,6 +50,9 @@ class Attention(nn.Module):
             q, k = rotate(turned, turn).split([self.shared, 1], 3)
             v = v.contiguous()  # else it would keep what was turned
         q, k, v = (x.reshape(B, T, -1, self.head_dim).transpose(1, 2) for x in (q, k, v))
+        if extras.reading is not None:
+            mixed = extras.reading.attend(q, k, v, self.weights)
+            return self.out(mixed.transpose(1, 2).reshape(B, T, -1))
         # Not all of `extras`: torch 2.11 compiles a checkpoint anew for other values of what it is given.
         parts = (q, k, v, extras.padding, extras.random if self.dropout else None)
         if recompute:

@@ -37,7 +37,10 @@ class Embedding(nn.Module):
             types = extras.token_types
             x = x + (self.types.weight[0] if types is None else F.embedding(types, self.types.weight))
         if self.positions is not None:
-            x = x + F.embedding(self.axes.positions(tokens_BT.shape[1], tokens_BT.device), self.positions.weight)
+            positions = extras.positions
+            if positions is None:
+                positions = self.axes.positions(tokens_BT.shape[1], tokens_BT.device)
+            x = x + F.embedding(positions, self.positions.weight)
         if self.norm is not None:
             x = self.norm(x)
         x = self.axes.own_tokens(x if dtype is None else x.to(dtype))

@@ -6,9 +6,13 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from mcc.models.base.cache import Reading
 
 
 @dataclass(frozen=True)
@@ -48,11 +52,15 @@ class Extras:
         padding: [B, T] of bool, True where a token is; None: everywhere.
         token_types: [B, T] segment of each token (BERT).
         random: what dropout draws from; None: no dropout (evaluation).
+        positions: [B, T] or [T], the position of each token; None: those that `Axes.positions` gives.
+        reading: of new tokens alone, of sequences whose keys and values a cache has (`mcc.models.base.cache`).
     """
 
     padding: Tensor | None = None
     token_types: Tensor | None = None
     random: Randomness | None = None
+    positions: Tensor | None = None
+    reading: Reading | None = None
 
 
 NO_EXTRAS = Extras()

@@ -38,15 +38,15 @@ def frequencies(config: ModelConfig, device: torch.device) -> Tensor:
     return torch.where((turns >= low) & (turns <= high), between, stretched)
 
 
-def rotation(config: ModelConfig, positions_T: Tensor, dtype: torch.dtype) -> Rotation:
-    """(cosines, sines) [T, hd] of the angles at global positions, computed in float32."""
-    angles = positions_T.float()[:, None] * frequencies(config, positions_T.device)
+def rotation(config: ModelConfig, positions: Tensor, dtype: torch.dtype) -> Rotation:
+    """(cosines, sines) [T, hd] or [B, T, hd] of the angles at global positions [T] or [B, T], computed in float32."""
+    angles = positions.float()[..., None] * frequencies(config, positions.device)
     angles = torch.cat([angles, angles], dim=-1)
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
 def rotate(x: Tensor, by: Rotation) -> Tensor:
     """x[B, T, ..., hd] turned by the angles of its positions."""
-    cos, sin = (part.view(part.shape[0], *[1] * (x.dim() - 3), part.shape[1]) for part in by)
+    cos, sin = (part.view(*part.shape[:-1], *[1] * (x.dim() - 3), part.shape[-1]) for part in by)
     low, high = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-high, low], dim=-1) * sin

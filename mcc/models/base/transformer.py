@@ -138,7 +138,8 @@ class Stage(nn.Module):
             x = self.embedding(x, extras, self.compute_dtype)
         turn = None
         if self.blueprint.positions == "rotary":
-            turn = rotation(self.config, self.axes.positions(tokens, x.device), x.dtype)
+            positions = self.axes.positions(tokens, x.device) if extras.positions is None else extras.positions
+            turn = rotation(self.config, positions, x.dtype)
         x = self._cross(x, str(self.before))
         for index, layer in self.layers.items():
             if self.recompute == "full" and torch.is_grad_enabled():
