@@ -1,21 +1,43 @@
-"""From any format to any other, tensor by tensor, and the comparison of two checkpoints."""
+"""From any format to any other, and from any layout to any other, tensor by tensor."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import Any
 
 from mcc.ckpt.dtypes import dtype_named
-from mcc.ckpt.format import WriteOptions, WriteReport, formats, open_checkpoint
+from mcc.ckpt.format import OPTIMIZER_STATE, Format, WriteOptions, WriteReport, detect, formats, open_checkpoint
 from mcc.ckpt.source import Source
+from mcc.ckpt.through import Checked
 from mcc.core.errors import MccError, UsageError
-from mcc.core.events import SILENT, Reporter, track
+from mcc.core.events import SILENT, Reporter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How a checkpoint is to be read.
+
+    Args:
+        format: a name of `mcc.ckpt.format.formats`; None: detected.
+        family: a name of `mcc.models.base.family.families`; None: detected.
+        strict: refuse NaN and infinite numbers, instead of a warning.
+    """
+
+    format: str | None = None
+    family: str | None = None
+    strict: bool = False
+
+    def open(self, path: str | Path) -> Source:
+        """The checkpoint at `path` (`mcc.ckpt.format.open_checkpoint`)."""
+        return open_checkpoint(path, self.format, self.family)
+
+
+DETECTED = Reading()
 
 
 def convert(
@@ -24,7 +46,7 @@ def convert(
     to: str,
     options: WriteOptions | None = None,
     *,
-    source_format: str | None = None,
+    reading: Reading = DETECTED,
     force: bool = False,
     reporter: Reporter = SILENT,
 ) -> WriteReport:
@@ -35,7 +57,7 @@ def convert(
         dst: a folder that does not exist or is empty.
         to: a name of `mcc.ckpt.format.formats`.
         options: layout, dtype and version of what is written.
-        source_format: the format of `src` [detected].
+        reading: what `src` is [detected], and whether numbers that are none are refused.
         force: replace what stands at `dst`.
         reporter: receives progress and warnings.
 
@@ -43,13 +65,9 @@ def convert(
         UsageError: `dst` is in use, the format is unknown or cannot do what `options` ask.
         MccError: `src` is damaged, or there is not enough room on the disk.
     """
-    target = formats.get(to)()
-    target.check_writes()
-    _check_output(Path(src), Path(dst), force)
-    source = open_checkpoint(src, source_format)
-    options = options or WriteOptions()
-    _check_room(source, Path(dst), options)
-    return target.write(source, dst, options, reporter)
+    formats.get(to)().check_writes()
+    check_output(Path(src), Path(dst), force)
+    return write_checked(reading.open(src), src, dst, to, options or WriteOptions(), reading, reporter)
 
 
 def merge(
@@ -57,13 +75,13 @@ def merge(
     dst: str | Path,
     *,
     dtype: str | None = None,
-    source_format: str | None = None,
+    reading: Reading = DETECTED,
     force: bool = False,
     reporter: Reporter = SILENT,
 ) -> WriteReport:
     """Write `src`, however it is cut, as one model of safetensors (format mcc-safetensors)."""
     options = WriteOptions(dtype=dtype)
-    return convert(src, dst, "mcc-safetensors", options, source_format=source_format, force=force, reporter=reporter)
+    return convert(src, dst, "mcc-safetensors", options, reading=reading, force=force, reporter=reporter)
 
 
 def split(
@@ -74,7 +92,7 @@ def split(
     to: str = "megatron",
     options: WriteOptions | None = None,
     *,
-    source_format: str | None = None,
+    reading: Reading = DETECTED,
     force: bool = False,
     reporter: Reporter = SILENT,
 ) -> WriteReport:
@@ -84,84 +102,81 @@ def split(
         UsageError: besides `convert`'s: tp does not divide the heads, or the stages do not fit the layers.
     """
     options = dataclasses.replace(options or WriteOptions(), tp=tp, pp=pp)
-    return convert(src, dst, to, options, source_format=source_format, force=force, reporter=reporter)
+    return convert(src, dst, to, options, reading=reading, force=force, reporter=reporter)
 
 
-@dataclass(frozen=True, kw_only=True)
-class TensorDiff:
-    """The largest differences between two tensors of the same name; infinite where their shapes differ or one is NaN.
+def reshard(
+    src: str | Path,
+    dst: str | Path,
+    tp: int,
+    pp: int,
+    changes: Mapping[str, Any] | None = None,
+    *,
+    reading: Reading = DETECTED,
+    force: bool = False,
+    reporter: Reporter = SILENT,
+) -> WriteReport:
+    """Write `src` in its own format for another layout, optimizer state and all.
 
     Args:
-        name: global name.
-        max_abs: max |a - b|.
-        max_rel: max |a - b| / max(|a|, |b|).
-        note: the shapes or dtypes, where they differ.
+        src: a checkpoint of a format that has layouts.
+        dst: a folder that does not exist or is empty.
+        tp: tensor-parallel ranks.
+        pp: pipeline stages.
+        changes: other values of `WriteOptions`; what is left out or None stays as it is.
+        reading: what `src` is.
+        force: replace what stands at `dst`.
+        reporter: receives progress and warnings.
+
+    Raises:
+        UsageError: besides `convert`'s: the format has no layouts.
     """
-
-    name: str
-    max_abs: float
-    max_rel: float
-    note: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Diff:
-    """How two checkpoints differ: every shared tensor, and the names that only one of them has."""
-
-    tensors: tuple[TensorDiff, ...]
-    only_a: tuple[str, ...]
-    only_b: tuple[str, ...]
-
-    @property
-    def max_abs(self) -> float:
-        """The largest absolute difference; infinite when a tensor is missing on one side."""
-        if self.only_a or self.only_b:
-            return math.inf
-        return max((row.max_abs for row in self.tensors), default=0.0)
-
-    @property
-    def max_rel(self) -> float:
-        """The largest relative difference; infinite when a tensor is missing on one side."""
-        if self.only_a or self.only_b:
-            return math.inf
-        return max((row.max_rel for row in self.tensors), default=0.0)
+    plugin = detect(src, reading.format)
+    plugin.check_writes()
+    if not plugin.layouts:
+        cut = ", ".join(name for name, known in formats.all() if known.layouts)
+        raise UsageError(f"{src} is in the format {plugin.name}, which has no layout", f"mcc ckpt split, --to {cut}")
+    check_output(Path(src), Path(dst), force)
+    source = reading.open(src)
+    wanted = {name: value for name, value in (changes or {}).items() if value is not None}
+    options = WriteOptions(**(kept_options(source) | wanted), tp=tp, pp=pp)
+    return write_checked(source, src, dst, plugin.name, options, reading, reporter)
 
 
-def diff(a: str | Path | Source, b: str | Path | Source, reporter: Reporter = SILENT) -> Diff:
-    """Compare two checkpoints of any format and layout by global names, a tensor at a time."""
-    left = a if isinstance(a, Source) else open_checkpoint(a)
-    right = b if isinstance(b, Source) else open_checkpoint(b)
-    names, others = left.shapes(), right.shapes()
-    shared = [name for name in names if name in others]
-    return Diff(
-        tensors=tuple(
-            _difference(name, left.read(name), right.read(name))
-            for name in track(shared, reporter, "compare", len(shared), "tensors")
-        ),
-        only_a=tuple(name for name in names if name not in others),
-        only_b=tuple(name for name in others if name not in names),
-    )
+def kept_options(source: Source) -> dict[str, Any]:
+    """What `source` says of how it was written besides its layout, as values of `WriteOptions`."""
+    version = source.meta.extra.get("checkpoint_version")
+    return {"megatron_version": version} if isinstance(version, float) else {}
 
 
-def _difference(name: str, a: Tensor, b: Tensor) -> TensorDiff:
-    if a.shape != b.shape:
-        note = f"shapes {list(a.shape)} and {list(b.shape)}"
-        return TensorDiff(name=name, max_abs=math.inf, max_rel=math.inf, note=note)
-    note = "" if a.dtype == b.dtype else f"{a.dtype} and {b.dtype}".replace("torch.", "")
-    wide = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
-    a, b = a.to(wide), b.to(wide)
-    same = (a == b) | (a.isnan() & b.isnan())
-    gap = (a - b).abs_().masked_fill_(same, 0.0).nan_to_num_(nan=math.inf, posinf=math.inf)
-    scale = torch.maximum(a.abs(), b.abs()).masked_fill_(same, 1.0)
-    relative = (gap / scale).nan_to_num_(nan=math.inf, posinf=math.inf)
-    return TensorDiff(name=name, max_abs=_largest(gap), max_rel=_largest(relative), note=note)
+def write_checked(
+    source: Source,
+    src: str | Path,
+    dst: str | Path,
+    to: str,
+    options: WriteOptions,
+    reading: Reading,
+    reporter: Reporter,
+) -> WriteReport:
+    """Write `source`, opened from `src`, if there is room for it; its numbers are looked at on their way.
+
+    Raises:
+        MccError: there is not enough room, or with `reading.strict` a number is none.
+    """
+    target = formats.get(to)()
+    _check_room(source, target, Path(dst), options)
+    checked = Checked(source, Path(src), reading.strict, reporter)
+    done = target.write(checked, dst, options, reporter)
+    checked.finish()
+    return done
 
 
-def _largest(values: Tensor) -> float:
-    return float(values.max()) if values.numel() else 0.0
+def check_output(src: Path, dst: Path, force: bool) -> None:
+    """Refuse to write over the input, a file, or without `force` over anything.
 
-
-def _check_output(src: Path, dst: Path, force: bool) -> None:
+    Raises:
+        UsageError: `dst` is one of these.
+    """
     if dst.exists() and not dst.is_dir():
         raise UsageError(f"output {dst} is a file", "give a folder")
     full, there = dst.is_dir() and any(dst.iterdir()), dst.resolve()
@@ -171,11 +186,12 @@ def _check_output(src: Path, dst: Path, force: bool) -> None:
         raise UsageError(f"output {dst} is not empty", "choose another folder, or replace it with --force")
 
 
-def _check_room(source: Source, dst: Path, options: WriteOptions) -> None:
+def _check_room(source: Source, target: Format, dst: Path, options: WriteOptions) -> None:
     wanted = None if options.dtype is None else dtype_named(options.dtype).itemsize
-    stored = source.dtypes()
-    per_copy = sum(math.prod(shape) * (wanted or stored[name].itemsize) for name, shape in source.shapes().items())
-    need = per_copy + len(source.slots()) * sum(math.prod(shape) * 4 for shape in source.shapes().values())
+    stored, shapes = source.dtypes(), source.shapes()
+    need = sum(math.prod(shape) * (wanted or stored[name].itemsize) for name, shape in shapes.items())
+    if OPTIMIZER_STATE not in target.drops(source):
+        need += len(source.slots()) * sum(math.prod(shape) * 4 for shape in shapes.values())
     parent = next(folder for folder in (dst.resolve(), *dst.resolve().parents) if folder.exists())
     free = shutil.disk_usage(parent).free
     if need > free:

@@ -107,6 +107,10 @@ class DcpFolder:
             raise MccError(f"{self.folder}: tensor {key} cannot be read: {_cause(error)}") from error
         return whole
 
+    def file_of(self, key: str) -> Path | None:
+        """The file that holds the tensor saved under `key`, or the first part of it."""
+        return next((self.folder / chunk.relative_path for chunk in self._chunks.get(key, ())), None)
+
     def check_files(self) -> None:
         """Check that every file is there and long enough. Reads no tensors.
 
@@ -126,6 +130,13 @@ class DcpFolder:
                     f"{file} is truncated in tensor {key}: it ends at byte {file.stat().st_size}, not {end}",
                     "copy the whole folder again",
                 )
+
+
+class _Writer(dcp.FileSystemWriter):
+    """Leaves out where and when it wrote: the same tensors give the same bytes."""
+
+    def storage_meta(self) -> metadata.StorageMeta:
+        return metadata.StorageMeta()
 
 
 class _LazyPlanner(dcp.DefaultSavePlanner):
@@ -148,7 +159,7 @@ def write_dcp(
         MccError: what `read` raised, or the folder cannot be written.
     """
     state = {key: torch.empty(shape, dtype=dtype, device="meta") for key, (dtype, shape) in entries.items()}
-    writer = dcp.FileSystemWriter(folder, sync_files=False)
+    writer = _Writer(folder, sync_files=False)
     try:
         with _quiet():
             dcp.save(state, storage_writer=writer, planner=_LazyPlanner(read), no_dist=True)

@@ -16,6 +16,9 @@ from mcc.core.events import SILENT, Reporter
 from mcc.core.files import atomic_path
 from mcc.core.plugins import Kind
 from mcc.models.base.bottleneck import trained_places
+from mcc.models.base.family import families
+
+OPTIMIZER_STATE = "optimizer state"  # among what a format does not hold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +87,18 @@ class Format(ABC):
             MccError: a file is missing, truncated or malformed.
         """
 
+    def open_as(self, path: Path, family: str | None = None) -> Source:
+        """The checkpoint at `path` as a model of the family called `family`, whatever the files say; None: as they say.
+
+        Raises:
+            MccError: besides `open`'s: this format's files leave no doubt about the family, and it is another.
+            UsageError: no family is called `family`.
+        """
+        source = self.open(path)
+        if family is not None and source.meta.config.family != families.get(family)().name:
+            raise MccError(f"{path} is of the family {source.meta.config.family}, not {family}", "leave out --family")
+        return source
+
     @abstractmethod
     def write_files(self, source: Source, folder: Path, options: WriteOptions, reporter: Reporter) -> tuple[int, int]:
         """Write `source` into the existing empty `folder`, a tensor at a time; returns tensors and their bytes."""
@@ -101,7 +116,7 @@ class Format(ABC):
         """What `source` has and this format cannot hold."""
         codecs = () if self.holds_trained else trained_places(source.shapes())
         trained = (f"the codecs that were trained with the model ({', '.join(codecs)})",) if codecs else ()
-        return (*source.meta.unread, *trained, *(("optimizer state",) if source.slots() else ()))
+        return (*source.meta.unread, *trained, *((OPTIMIZER_STATE,) if source.slots() else ()))
 
     def write(
         self, source: Source, path: str | Path, options: WriteOptions | None = None, reporter: Reporter = SILENT
@@ -167,15 +182,16 @@ def detect(path: str | Path, format: str | None = None) -> Format:
     raise MccError(f"{folder} is not a checkpoint that mcc knows", f"looked for {looked}")
 
 
-def open_checkpoint(path: str | Path, format: str | None = None) -> Source:
+def open_checkpoint(path: str | Path, format: str | None = None, family: str | None = None) -> Source:
     """The checkpoint at `path`: a folder in any format, or a training run's, whose latest checkpoint is taken.
 
     Args:
         path: the folder.
         format: a name of `formats`; detected when None.
+        family: a name of `mcc.models.base.family.families`; detected when None.
 
     Raises:
         MccError: it is no checkpoint, or a file of it is missing, truncated or malformed.
-        UsageError: no format is called `format`.
+        UsageError: no format is called `format`, or no family `family`.
     """
-    return detect(path, format).open(Path(path))
+    return detect(path, format).open_as(Path(path), family)

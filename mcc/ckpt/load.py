@@ -44,14 +44,16 @@ class LoadedModel:
     meta: Meta
 
 
-def load_model(path: str | Path, dtype: torch.dtype = torch.float32) -> LoadedModel:
+def load_model(
+    path: str | Path, dtype: torch.dtype = torch.float32, format: str | None = None, family: str | None = None
+) -> LoadedModel:
     """The model at `path`, a checkpoint in any format, with its weights as `dtype` on the CPU.
 
     Raises:
         MccError: it is no checkpoint, it is damaged, or its tokenizer belongs to another model.
     """
-    plugin = detect(path)
-    source = plugin.open(Path(path))
+    plugin = detect(path, format)
+    source = plugin.open_as(Path(path), family)
     meta = source.meta
     check_vocabulary(meta.tokenizer, meta.config.vocab_size)
     return LoadedModel(

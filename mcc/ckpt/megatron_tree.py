@@ -60,7 +60,7 @@ def chunks(values: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The model trees of a rank's file, one for each of its chunks; none when there is no model."""
     if isinstance(values.get("model"), Mapping):
         return [values["model"]]
-    found = []
+    found: list[Mapping[str, Any]] = []
     while isinstance(model := values.get(f"model{len(found)}"), Mapping):
         found.append(model)
     return found

@@ -84,6 +84,10 @@ class Source(ABC):
         """
         raise MccError(f"this checkpoint has no optimizer state {slot!r}")
 
+    def file_of(self, name: str) -> Path | None:
+        """The file that holds the tensor called `name`, or the first part of it, for messages; None: not told."""
+        return None
+
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor, one at a time."""
         for name in self.shapes():

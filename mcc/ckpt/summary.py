@@ -50,14 +50,14 @@ class Summary:
     tensors: tuple[TensorSummary, ...]
 
 
-def inspect(path: str | Path, format: str | None = None) -> Summary:
+def inspect(path: str | Path, format: str | None = None, family: str | None = None) -> Summary:
     """Describe the checkpoint at `path`.
 
     Raises:
         MccError: it is no checkpoint, or a file of it is missing, truncated or malformed.
     """
     plugin = detect(path, format)
-    source = plugin.open(Path(path))
+    source = plugin.open_as(Path(path), family)
     shapes, stored = source.shapes(), source.dtypes()
     counts: dict[str, int] = {}
     for dtype in stored.values():

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mcc.ckpt.checksums import check
+from mcc.ckpt.checksums import CHECKSUMS, check
+from mcc.ckpt.convert import DETECTED, Reading
 from mcc.ckpt.format import detect
 from mcc.ckpt.formats.mcc import newest
 from mcc.ckpt.load import load_model, logits
@@ -66,27 +67,37 @@ class FilesReport:
     size_bytes: int
 
 
-def verify_files(path: str | Path) -> FilesReport | None:
+def verify_files(path: str | Path, reading: Reading = DETECTED, required: bool = False) -> FilesReport | None:
     """Compare a checkpoint's files with the checksums beside them; None where there are none.
 
     Args:
         path: a checkpoint in any format, or a training run, whose latest checkpoint is taken.
+        reading: what `path` is.
+        required: refuse a checkpoint without checksums.
 
     Raises:
         MccError: a file is missing or not as it was written; the message names it.
     """
-    folder = newest(Path(path)) if detect(path).name == "mcc" else Path(path)
+    folder = newest(Path(path)) if detect(path, reading.format).name == "mcc" else Path(path)
     found = check(folder)
+    if found is None and required:
+        raise MccError(f"{folder} has no {CHECKSUMS}", "what other programs write has none: verify --against")
     return None if found is None else FilesReport(path=folder, files=found[0], size_bytes=found[1])
 
 
-def verify(path: str | Path, against: str | Path | None = None, tolerance: float = 1e-4) -> VerifyReport:
+def verify(
+    path: str | Path,
+    against: str | Path | None = None,
+    tolerance: float = 1e-4,
+    reading: Reading = DETECTED,
+) -> VerifyReport:
     """Compare the logits of the model at `path` with those of the model at `against`.
 
     Args:
         path: a checkpoint in any format.
         against: another; None when `path` is a Hugging Face folder: then mcc's model is compared with transformers'.
         tolerance: largest difference that passes.
+        reading: what `path` is.
 
     Raises:
         UsageError: `against` is missing.
@@ -94,24 +105,26 @@ def verify(path: str | Path, against: str | Path | None = None, tolerance: float
             vocabularies.
     """
     first, other = Path(path), Path(path if against is None else against)
-    foreign = detect(first).name == "hf"
+    other_reading = reading if against is None else DETECTED
+    foreign = detect(first, reading.format).name == "hf"
     if against is None and not foreign:
         raise UsageError(f"nothing to compare {first} with", "give --against PATH")
-    for checkpoint in {first, other}:
-        verify_files(checkpoint)
+    sides = ((first, reading), (other, other_reading))
+    for checkpoint, how in dict(sides).items():
+        verify_files(checkpoint, how)
     # Alone, a Hugging Face folder is read by both implementations.
     runs = (
         "transformers" if foreign and against is not None else "mcc",
-        "transformers" if detect(other).name == "hf" else "mcc",
+        "transformers" if detect(other, other_reading.format).name == "hf" else "mcc",
     )
-    config_a, config_b = (detect(checkpoint).open(checkpoint).meta.config for checkpoint in (first, other))
+    config_a, config_b = (how.open(checkpoint).meta.config for checkpoint, how in sides)
     if config_a.vocab_size != config_b.vocab_size:
         sizes = f"{first} has a vocabulary of {config_a.vocab_size} tokens, {other} of {config_b.vocab_size}"
         raise MccError(f"different models: {sizes}")
     if config_a.head != config_b.head:
         raise MccError(f"different models: {first} has the head {config_a.head}, {other} has {config_b.head}")
     tokens = fixed_tokens(config_a, config_b)
-    a, b = (_RUN[run](checkpoint, tokens) for run, checkpoint in zip(runs, (first, other), strict=True))
+    a, b = (_RUN[run](*side, tokens) for run, side in zip(runs, sides, strict=True))
     gap = float((a - b).abs().nan_to_num(nan=float("inf")).max())
     return VerifyReport(
         path=first,
@@ -132,15 +145,15 @@ def fixed_tokens(*configs: ModelConfig) -> Tensor:
     return torch.randint(0, min(config.vocab_size for config in configs), (BATCH, length), generator=generator)
 
 
-def _ours(path: Path, tokens_BT: Tensor) -> Tensor:
-    return logits(load_model(path), tokens_BT)
+def _ours(path: Path, reading: Reading, tokens_BT: Tensor) -> Tensor:
+    return logits(load_model(path, format=reading.format, family=reading.family), tokens_BT)
 
 
 @torch.no_grad()
-def _transformers(path: Path, tokens_BT: Tensor) -> Tensor:
+def _transformers(path: Path, reading: Reading, tokens_BT: Tensor) -> Tensor:
     import transformers
 
-    config = detect(path).open(path).meta.config
+    config = reading.open(path).meta.config
     model_class = getattr(transformers, families.get(config.family).hf_classes[config.head])
     with _no_bars():
         model = model_class.from_pretrained(path, local_files_only=True, dtype=torch.float32).eval()

@@ -1,4 +1,4 @@
-"""`mcc ckpt`: checkpoints in any format inspected, merged, split, converted, compared."""
+"""`mcc ckpt`: checkpoints in any format inspected, merged, split, resharded, converted, pruned."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mcc.cli import console
-from mcc.core.errors import MccError
+from mcc.cli import ckpt_compare, console
 
 if TYPE_CHECKING:
+    from mcc.ckpt.convert import Reading
     from mcc.ckpt.format import WriteReport
 
 app = typer.Typer(
@@ -21,12 +21,15 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-# More differing tensors than this are for --json.
-_SHOWN_DIFFERENCES = 20
-
 _Source = Annotated[Path, typer.Argument(metavar="PATH", help="A checkpoint, or a training run's folder.")]
 _Output = Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write; it appears when it is complete.")]
 _From = Annotated[str | None, typer.Option("--from", metavar="FORMAT", help="Format of PATH, instead of detecting it.")]
+_Family = Annotated[
+    str | None, typer.Option("--family", metavar="FAMILY", help="Model family of PATH, instead of detecting it.")
+]
+_Strict = Annotated[
+    bool, typer.Option("--strict", help="Refuse NaN and infinite numbers; without it there is a warning.")
+]
 _Dtype = Annotated[
     str | None, typer.Option(metavar="DTYPE", help="float32, float16, bfloat16 or float64.", show_default="as stored")
 ]
@@ -49,6 +52,7 @@ def inspect(
     path: _Source,
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor too.")] = False,
     source_format: _From = None,
+    family: _Family = None,
     as_json: console.JSON = False,
 ) -> None:
     """Show what a checkpoint is, without reading its tensors.
@@ -58,7 +62,7 @@ def inspect(
     from mcc.ckpt.summary import inspect
     from mcc.models.base.blueprint import LANGUAGE
 
-    found = inspect(path, source_format)
+    found = inspect(path, source_format, family)
     if as_json:
         import dataclasses
 
@@ -112,6 +116,8 @@ def merge(
     out: _Output,
     dtype: _Dtype = None,
     source_format: _From = None,
+    family: _Family = None,
+    strict: _Strict = False,
     force: _Force = False,
     as_json: console.JSON = False,
 ) -> None:
@@ -121,7 +127,14 @@ def merge(
     """
     from mcc.ckpt.convert import merge
 
-    done = merge(path, out, dtype=dtype, source_format=source_format, force=force, reporter=console.reporter())
+    done = merge(
+        path,
+        out,
+        dtype=dtype,
+        reading=_reading(source_format, family, strict),
+        force=force,
+        reporter=console.reporter(),
+    )
     _show(done, as_json)
 
 
@@ -136,6 +149,8 @@ def split(
     megatron_version: _Version = 3.0,
     dtype: _Dtype = None,
     source_format: _From = None,
+    family: _Family = None,
+    strict: _Strict = False,
     force: _Force = False,
     as_json: console.JSON = False,
 ) -> None:
@@ -147,7 +162,38 @@ def split(
     from mcc.ckpt.format import WriteOptions
 
     options = WriteOptions(vpp=vpp, dtype=dtype, megatron_version=megatron_version)
-    done = split(path, out, tp, pp, to, options, source_format=source_format, force=force, reporter=console.reporter())
+    reading = _reading(source_format, family, strict)
+    done = split(path, out, tp, pp, to, options, reading=reading, force=force, reporter=console.reporter())
+    _show(done, as_json)
+
+
+@app.command()
+def reshard(
+    path: _Source,
+    out: _Output,
+    tp: _TP,
+    pp: _PP,
+    vpp: _VPP = 1,
+    megatron_version: Annotated[
+        float | None,
+        typer.Option("--megatron-version", metavar="0|1|2|3", help="Another version.", show_default="as stored"),
+    ] = None,
+    dtype: _Dtype = None,
+    source_format: _From = None,
+    family: _Family = None,
+    strict: _Strict = False,
+    force: _Force = False,
+    as_json: console.JSON = False,
+) -> None:
+    """Cut a checkpoint for another layout, in its own format and with its optimizer state (mcc, megatron).
+
+    Example: [cyan]mcc ckpt reshard runs/small wider --tp 4 --pp 1[/]
+    """
+    from mcc.ckpt.convert import reshard
+
+    changes = {"vpp": vpp, "megatron_version": megatron_version, "dtype": dtype}
+    reading = _reading(source_format, family, strict)
+    done = reshard(path, out, tp, pp, changes, reading=reading, force=force, reporter=console.reporter())
     _show(done, as_json)
 
 
@@ -162,6 +208,8 @@ def convert(
     vpp: _VPP = 1,
     megatron_version: _Version = 3.0,
     source_format: _From = None,
+    family: _Family = None,
+    strict: _Strict = False,
     force: _Force = False,
     as_json: console.JSON = False,
 ) -> None:
@@ -173,98 +221,45 @@ def convert(
     from mcc.ckpt.format import WriteOptions
 
     options = WriteOptions(tp=tp, pp=pp, vpp=vpp, dtype=dtype, megatron_version=megatron_version)
-    done = convert(path, out, to, options, source_format=source_format, force=force, reporter=console.reporter())
+    reading = _reading(source_format, family, strict)
+    done = convert(path, out, to, options, reading=reading, force=force, reporter=console.reporter())
     _show(done, as_json)
 
 
 @app.command()
-def diff(
-    a: Annotated[Path, typer.Argument(metavar="A", help="A checkpoint.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Another, in any format and layout.")],
-    tolerance: Annotated[float, typer.Option(min=0.0, help="Largest absolute difference that counts as equal.")] = 0.0,
-    as_json: console.JSON = False,
-) -> None:
-    """Compare two checkpoints tensor by tensor. Exit code 1 when a difference is over the tolerance.
-
-    Example: [cyan]mcc ckpt diff runs/small megatron --tolerance 1e-6[/]
-    """
-    from mcc.ckpt.convert import diff
-
-    found = diff(a, b, console.reporter())
-    over = [row for row in found.tensors if row.max_abs > tolerance]
-    missing = (*found.only_a, *found.only_b)
-    if as_json:
-        console.print_json(
-            {
-                "max_abs": found.max_abs,
-                "max_rel": found.max_rel,
-                "tolerance": tolerance,
-                "equal": not over and not missing,
-                "only_a": found.only_a,
-                "only_b": found.only_b,
-                "tensors": found.tensors,
-            }
-        )
-    else:
-        shown = sorted((row for row in found.tensors if row.max_abs or row.note), key=lambda row: -row.max_abs)
-        rows: list[tuple[object, ...]] = [
-            (row.name, row.max_abs, row.max_rel, row.note) for row in shown[:_SHOWN_DIFFERENCES]
-        ]
-        rows += [
-            (name, None, None, f"only in {side}")
-            for side, names in ((a, found.only_a), (b, found.only_b))
-            for name in names
-        ]
-        title = f"{len(found.tensors)} tensors compared, {len(found.tensors) - len(shown)} identical"
-        if len(shown) > _SHOWN_DIFFERENCES:
-            title += f"; the {_SHOWN_DIFFERENCES} that differ most"
-        console.table(title, ("tensor", "max abs", "max rel", "note"), rows)
-    if missing:
-        raise MccError(f"{len(missing)} tensors are in one checkpoint only, {missing[0]} for one")
-    if over:
-        raise MccError(f"{len(over)} tensors differ by up to {found.max_abs:.4g}: over the tolerance {tolerance:g}")
-
-
-@app.command()
-def verify(
+def prune(
     path: _Source,
-    against: Annotated[
-        Path | None, typer.Option("--against", metavar="PATH", help="The checkpoint to compare with.")
+    out: _Output,
+    average: Annotated[
+        int, typer.Option("--average", metavar="K", min=1, help="Average the run's last K checkpoints, in float32.")
+    ] = 1,
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="FORMAT", help="Format to write.", show_default="that of PATH")
     ] = None,
-    tolerance: Annotated[float, typer.Option(min=0.0, help="Largest difference between logits that passes.")] = 1e-4,
+    dtype: _Dtype = None,
+    source_format: _From = None,
+    family: _Family = None,
+    strict: _Strict = False,
+    force: _Force = False,
     as_json: console.JSON = False,
 ) -> None:
-    """Run two checkpoints on fixed tokens and compare their logits; Hugging Face folders run in transformers.
+    """Write the weights alone, without the optimizer: of one checkpoint, or the average of a run's last ones.
 
-    A Hugging Face folder alone is compared with itself: mcc's model against transformers'. A checkpoint of training
-    alone has its files compared with the checksums beside them (with --against, too). Exit code 1 when a file is not
-    as it was written, or a difference is over the tolerance.
-
-    Example: [cyan]mcc ckpt verify runs/small --against hf[/]
+    Example: [cyan]mcc ckpt prune runs/small averaged --average 3[/]
     """
-    from mcc.ckpt.verify import verify, verify_files
+    from mcc.ckpt.prune import prune
 
-    files = verify_files(path) if against is None else None
-    if files is not None:
-        if as_json:
-            console.print_json(files)
-        else:
-            size = round(files.size_bytes / 1e6, 3)
-            console.table(f"{files.path}: as it was written", ("files", "MB"), [(files.files, size)])
-        return
-    found = verify(path, against, tolerance)
-    if as_json:
-        console.print_json(found)
-    else:
-        losses = found.losses or (None, None)
-        rows = [(found.path, found.runs[0], losses[0]), (found.against, found.runs[1], losses[1])]
-        console.table(
-            f"Logits of {found.tokens} tokens differ by at most {found.max_abs_diff:.3g} (tolerance {tolerance:g})",
-            ("checkpoint", "run by", "loss on random tokens"),
-            rows,
-        )
-    if not found.passed:
-        raise MccError(f"logits differ by up to {found.max_abs_diff:.4g}: over the tolerance {tolerance:g}")
+    reading = _reading(source_format, family, strict)
+    done = prune(
+        path, out, average=average, to=to, dtype=dtype, reading=reading, force=force, reporter=console.reporter()
+    )
+    _show(done, as_json)
+
+
+def _reading(source_format: str | None, family: str | None, strict: bool) -> Reading:
+    from mcc.ckpt.convert import Reading
+
+    return Reading(format=source_format, family=family, strict=strict)
 
 
 def _show(done: WriteReport, as_json: bool) -> None:
@@ -276,3 +271,7 @@ def _show(done: WriteReport, as_json: bool) -> None:
             ("format", "tensors", "MB", "left out"),
             [(done.format, done.tensors, round(done.size_bytes / 1e6, 3), ", ".join(done.dropped) or "nothing")],
         )
+
+
+app.command()(ckpt_compare.diff)
+app.command()(ckpt_compare.verify)

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from mcc.ckpt import convert as module
-from mcc.ckpt.convert import convert, diff, merge, split
+from mcc.ckpt.convert import convert, merge, split
+from mcc.ckpt.diff import diff
 from mcc.ckpt.format import WriteOptions, formats, open_checkpoint
 from mcc.ckpt.summary import inspect
 from mcc.ckpt.verify import verify

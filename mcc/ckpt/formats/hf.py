@@ -57,10 +57,10 @@ class _PickledFiles:
 
 
 class _HuggingFace(Source):
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, family_name: str | None = None) -> None:
         file = folder / "config.json"
         values = _read_config(file)
-        family = _family(values, file)
+        family = _family(values, file) if family_name is None else families.get(family_name)()
         try:
             config = family.from_hf_config(values)
         except (KeyError, ValueError, TypeError) as error:
@@ -95,6 +95,9 @@ class _HuggingFace(Source):
     def read(self, name: str) -> Tensor:
         theirs, form = self._where[name]
         return join([self.files.read(key) for key in theirs], form, self.meta.config)
+
+    def file_of(self, name: str) -> Path | None:
+        return self.files.stored[self._where[name][0][0]].file if name in self._where else None
 
     def _fullest(self, family: Family, config: ModelConfig) -> ModelConfig:
         """A masked-LM head with a pooler and a pair's head beside it is a pretraining head, whatever config.json says:
@@ -136,6 +139,9 @@ class HuggingFace(Format):
 
     def open(self, path: Path) -> Source:
         return _HuggingFace(path)
+
+    def open_as(self, path: Path, family: str | None = None) -> Source:
+        return _HuggingFace(path, family)
 
     def write_files(self, source: Source, folder: Path, options: WriteOptions, reporter: Reporter) -> tuple[int, int]:
         config = source.meta.config

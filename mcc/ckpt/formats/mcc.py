@@ -61,6 +61,9 @@ class _Native(Source):
     def read(self, name: str) -> Tensor:
         return pad_rows(self.folder.read(MODEL + name), self._shapes[name][0])
 
+    def file_of(self, name: str) -> Path | None:
+        return self.folder.file_of(MODEL + name)
+
     def slots(self) -> tuple[str, ...]:
         return self._slots
 

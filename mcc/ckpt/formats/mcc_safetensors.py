@@ -44,6 +44,9 @@ class _Safetensors(Source):
     def read(self, name: str) -> Tensor:
         return self.files.read(name)
 
+    def file_of(self, name: str) -> Path | None:
+        return self.files.stored[name].file if name in self.files.stored else None
+
 
 class MccSafetensors(Format):
     """One model as safetensors under our own names: what `mcc ckpt merge` writes."""
