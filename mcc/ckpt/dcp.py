@@ -18,6 +18,7 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint import filesystem, metadata
 
+from mcc.ckpt.pieces import LoadPieces, Piece
 from mcc.core.errors import MccError
 
 METADATA = ".metadata"
@@ -94,18 +95,37 @@ class DcpFolder:
         Raises:
             MccError: there is no such key, or a file that holds a part of it is missing or truncated.
         """
+        dtype, shape = self._described(key)
+        whole = torch.empty(shape, dtype=dtype)
+        self._load(key, whole, dcp.DefaultLoadPlanner())
+        return whole
+
+    def read_part(self, key: str, dim: int, start: int, length: int) -> Tensor:
+        """The tensor saved under `key` from `start` on along `dim`; only the stored boxes that it overlaps are read.
+
+        Raises:
+            MccError: as `read`.
+        """
+        dtype, shape = self._described(key)
+        box = torch.empty([length if i == dim else size for i, size in enumerate(shape)], dtype=dtype)
+        begin = tuple(start if i == dim else 0 for i in range(len(shape)))
+        self._load(key, Piece(box, begin, shape), LoadPieces())
+        return box
+
+    def _described(self, key: str) -> tuple[torch.dtype, tuple[int, ...]]:
         if key not in self.stored:
             raise MccError(f"{self.folder} has no tensor {key}")
         self._check(key)
-        dtype, shape = self.stored[key]
-        whole = torch.empty(shape, dtype=dtype)
+        return self.stored[key]
+
+    def _load(self, key: str, target: Tensor | Piece, planner: dcp.LoadPlanner) -> None:
         try:
             with _quiet():
-                dcp.load({key: whole}, storage_reader=_Reader(self.folder, self._metadata), no_dist=True)
+                reader = _Reader(self.folder, self._metadata)
+                dcp.load({key: target}, storage_reader=reader, planner=planner, no_dist=True)
         # torch's own exception for a failed step is no Exception.
         except (dcp.CheckpointException, RuntimeError, OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
             raise MccError(f"{self.folder}: tensor {key} cannot be read: {_cause(error)}") from error
-        return whole
 
     def file_of(self, key: str) -> Path | None:
         """The file that holds the tensor saved under `key`, or the first part of it."""

@@ -5,6 +5,7 @@ B batch   T tokens   V vocabulary
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,22 +66,71 @@ def load_model(
     )
 
 
+def load_stage(
+    path: str | Path, axes: Axes, layers: Callable[[ModelConfig], range], dtype: torch.dtype = torch.float32
+) -> LoadedModel:
+    """A rank's part of the model at `path`: the tensor-parallel shards of some layers, and nothing else of it.
+
+    Args:
+        path: a checkpoint in any format, of any layout.
+        axes: this rank's place in tensor parallelism.
+        layers: the model -> the layers of this rank's pipeline stage; the embedding is with the first layer, the
+            output layer with the last.
+        dtype: of the weights.
+
+    Raises:
+        MccError: as `load_model`.
+        UsageError: the model cannot be cut so.
+    """
+    plugin = detect(path)
+    source = plugin.open(Path(path))
+    meta = source.meta
+    check_vocabulary(meta.tokenizer, meta.config.vocab_size)
+    meta.config.require_tp(axes.size)
+    return LoadedModel(
+        config=meta.config,
+        model=build_stage(source, axes, layers(meta.config), dtype),
+        tokenizer_file=meta.tokenizer,
+        source_format=plugin.name,
+        meta=meta,
+    )
+
+
 def build_model(source: Source, dtype: torch.dtype = torch.float32) -> Stage:
     """The whole model of `source`, in eval mode, with the codecs that were trained with it; rows of the vocabulary's
     padding are zero."""
-    config = source.meta.config
+    return build_stage(source, Axes(), range(source.meta.config.num_layers), dtype)
+
+
+@torch.no_grad()
+def build_stage(source: Source, axes: Axes, layers: range, dtype: torch.dtype = torch.float32) -> Stage:
+    """`build_model` of one rank's part, read a tensor at a time."""
+    config, family = source.meta.config, families.get(source.meta.config.family)()
+    shapes = source.shapes()
     with torch.device("meta"):  # no memory and no initialisation for what is replaced at once
-        model = families.get(config.family)().build(config, Axes(), range(config.num_layers))
-        insert(model, {name: sent_channels(name, shape) for name, shape in source.shapes().items() if is_trained(name)})
+        first, last = layers.start == 0, layers.stop == config.num_layers
+        model = family.build(config, axes, layers, first, last)
+        insert(model, {name: sent_channels(name, shapes[name]) for name in shapes if _trained_in(name, layers)})
     model = model.to(dtype).to_empty(device="cpu").eval()
-    own = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, tensor in source.tensors():
-            parameter = own.pop(name)
-            rows = parameter.shape[0]  # more than the tensor's where the vocabulary is padded
-            parameter.copy_(pad_rows(cast(tensor, dtype, name), rows))
-    assert not own, f"the family's table lacks {sorted(own)}"
+    for name, parameter in model.named_parameters():
+        assert name in shapes, f"the family's table lacks {name}"
+        parameter.copy_(_part(source, name, parameter.shape, family.row(name).tp_dim, axes, dtype))
     return model.requires_grad_(False)
+
+
+def _trained_in(name: str, layers: range) -> bool:
+    """Whether the tensor is of a codec that was trained with one of the layers; one between two is with the first."""
+    return is_trained(name) and next(int(part) for part in name.split(".") if part.isdigit()) in layers
+
+
+def _part(source: Source, name: str, shape: torch.Size, dim: int | None, axes: Axes, dtype: torch.dtype) -> Tensor:
+    """This rank's shard of a tensor; only the vocabulary may have fewer rows in `source` than the ranks together."""
+    if dim is None or axes.size == 1:
+        return pad_rows(cast(source.read(name), dtype, name), shape[0])
+    there, start = source.shapes()[name][dim], axes.rank * shape[dim]
+    length = max(0, min(shape[dim], there - start))
+    part = cast(source.read_part(name, dim, start, length), dtype, name) if length else torch.zeros(0, *shape[1:])
+    return pad_rows(part, shape[0]) if dim == 0 else part
 
 
 @torch.no_grad()

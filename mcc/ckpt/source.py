@@ -72,6 +72,14 @@ class Source(ABC):
             MccError: the file is truncated or misses the tensor; names both.
         """
 
+    def read_part(self, name: str, dim: int, start: int, length: int) -> Tensor:
+        """`read(name)` from `start` on along `dim`, `length` of it; a format that can reads no more than that.
+
+        Raises:
+            MccError: as `read`.
+        """
+        return self.read(name).narrow(dim, start, length)
+
     def slots(self) -> tuple[str, ...]:
         """Names of the optimizer state kept for every parameter (`exp_avg`, `exp_avg_sq`); empty when there is none."""
         return ()

@@ -27,6 +27,24 @@ _BatchTokens = Annotated[
     int | None,
     typer.Option("--batch-tokens", min=1, metavar="N", help="Most tokens of a forward pass; changes no score."),
 ]
+_PANEL = "Several ranks"
+_Nproc = Annotated[
+    int | None,
+    typer.Option(
+        "--nproc", min=1, metavar="N", help="Ranks to start on this machine; or start them with torchrun.",
+        show_default="TP x PP", rich_help_panel=_PANEL,
+    ),
+]  # fmt: skip
+_Tp = Annotated[
+    int, typer.Option("--tp", min=1, metavar="TP", help="Cut every layer among TP ranks.", rich_help_panel=_PANEL)
+]
+_Pp = Annotated[
+    int,
+    typer.Option(
+        "--pp", min=1, metavar="PP", help="Cut the layers into PP stages. Ranks beyond TP x PP share the requests.",
+        rich_help_panel=_PANEL,
+    ),
+]  # fmt: skip
 
 
 @app.command("zero-shot")
@@ -54,6 +72,9 @@ def zero_shot(
     tokenizer: _Tokenizer = None,
     device: _Device = None,
     batch_tokens: _BatchTokens = None,
+    nproc: _Nproc = None,
+    tp: _Tp = 1,
+    pp: _Pp = 1,
     as_json: console.JSON = False,
 ) -> None:
     """Score tasks through lm-evaluation-harness: its prompts, metrics and standard errors.
@@ -66,24 +87,29 @@ def zero_shot(
 
     Example: [cyan]mcc eval zero-shot runs/small --tasks piqa,lambada --task-file piqa=p.jsonl --limit 100 --json[/]
     """
+    from mcc.ckpt.source import Layout
     from mcc.eval.catalogue import parse_task_files
+    from mcc.eval.launch import on_ranks
     from mcc.eval.scorer import DEFAULT_BATCH_TOKENS
     from mcc.eval.zero_shot import zero_shot
 
     tasks = [name.strip() for name in names.split(",") if name.strip()]
     if not tasks:
         raise UsageError("--tasks names no task", "for instance --tasks lambada,piqa")
-    report = zero_shot(
-        checkpoint,
-        tasks,
-        parse_task_files(tasks, task_file or []),
+    report = on_ranks(
+        zero_shot,
+        nproc=nproc,
+        layout=Layout(tp=tp, pp=pp),
+        reporter=console.reporter,
+        checkpoint=checkpoint,
+        tasks=tasks,
+        task_files=parse_task_files(tasks, task_file or []),
         num_fewshot=num_fewshot,
         limit=limit,
         batch_tokens=batch_tokens or DEFAULT_BATCH_TOKENS,
         tokenizer=tokenizer,
         device=device,
         out=out,
-        reporter=console.reporter(),
     )
     if as_json:
         console.print_json(report)
@@ -118,6 +144,9 @@ def perplexity(
     tokenizer: _Tokenizer = None,
     device: _Device = None,
     batch_tokens: _BatchTokens = None,
+    nproc: _Nproc = None,
+    tp: _Tp = 1,
+    pp: _Pp = 1,
     as_json: console.JSON = False,
 ) -> None:
     """Perplexity of a text, by Megatron-LM's protocol for WikiText-103.
@@ -128,12 +157,18 @@ def perplexity(
 
     Example: [cyan]mcc eval perplexity runs/small wiki.test.tokens --detokenize wikitext --json[/]
     """
+    from mcc.ckpt.source import Layout
+    from mcc.eval.launch import on_ranks
     from mcc.eval.perplexity import DEFAULT_OVERLAP, perplexity
     from mcc.eval.scorer import DEFAULT_BATCH_TOKENS
 
-    report = perplexity(
-        checkpoint,
-        file,
+    report = on_ranks(
+        perplexity,
+        nproc=nproc,
+        layout=Layout(tp=tp, pp=pp),
+        reporter=console.reporter,
+        checkpoint=checkpoint,
+        file=file,
         overlap=overlap or DEFAULT_OVERLAP,
         word_level=word_level,
         detokenize=detokenize,
@@ -141,7 +176,6 @@ def perplexity(
         batch_tokens=batch_tokens or DEFAULT_BATCH_TOKENS,
         tokenizer=tokenizer,
         device=device,
-        reporter=console.reporter(),
     )
     if as_json:
         console.print_json(report)

@@ -16,6 +16,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from mcc.core.errors import MccError
 from mcc.core.events import SILENT, Reporter
+from mcc.eval.place import Place
 from mcc.eval.scorer import DEFAULT_BATCH_TOKENS, Scorer, Span
 from mcc.eval.tokenizer import TextTokenizer
 from mcc.models.base.transformer import Stage
@@ -29,10 +30,11 @@ class MccLM(TemplateLM):
     """A model adapter for lm-evaluation-harness.
 
     Args:
-        model: the whole model.
+        model: the whole model, or the leader's part of it.
         tokenizer: the one it was trained with.
         batch_tokens: most tokens of a forward pass.
         reporter: receives one task for each kind of request.
+        place: this rank, which leads the others.
     """
 
     def __init__(
@@ -41,9 +43,10 @@ class MccLM(TemplateLM):
         tokenizer: TextTokenizer,
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
         reporter: Reporter = SILENT,
+        place: Place | None = None,
     ) -> None:
         super().__init__()
-        self.scorer = Scorer(model, batch_tokens)
+        self.scorer = Scorer(model, batch_tokens, place)
         self.tokenizer = tokenizer
         self.reporter = reporter
         self._device = self.scorer.device

@@ -2,24 +2,49 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
+from mcc.ckpt.source import Layout
 from mcc.core.errors import MccError, UsageError
 from mcc.core.events import SILENT, Reporter
+from mcc.core.ranks import Ranks, from_environment
+from mcc.eval.place import Place, join
+from mcc.eval.scorer import Scorer
 from mcc.eval.tokenizer import TextTokenizer, load_tokenizer
 from mcc.models.base.transformer import Stage
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A whole model in eval mode, and the tokenizer that it was trained with."""
+    """A model in eval mode, or this rank's part of it, and the tokenizer that it was trained with."""
 
     checkpoint: Path
     model: Stage
     tokenizer: TextTokenizer
+    place: Place = field(default_factory=Place)
+
+    @contextmanager
+    def leading(self) -> Iterator[None]:
+        """On the rank that leads, the block; on the others, which only serve, it ends the process when the leader is
+        done.
+
+        Raises:
+            SystemExit: this rank does not lead.
+        """
+        if not self.place.leads:
+            Scorer(self.model, place=self.place).serve()
+            raise SystemExit(0)
+        try:
+            yield
+        except MccError:
+            self.place.end()
+            raise
+        self.place.end()
 
 
 def load(
@@ -27,25 +52,27 @@ def load(
     tokenizer: str | Path | None = None,
     device: str | None = None,
     reporter: Reporter = SILENT,
+    layout: Layout | None = None,
 ) -> Loaded:
-    """Read `checkpoint` in float32 whatever its format.
+    """Read `checkpoint` in float32 whatever its format. Collective where a launcher started several ranks.
 
     Args:
         checkpoint: where the model is.
         tokenizer: its file [the one beside the checkpoint].
         device: as torch names it [the GPU where there is one].
         reporter: receives progress.
+        layout: tensor- and pipeline-parallel sizes of a replica of the model; each rank reads its own part.
 
     Raises:
-        UsageError: there is no such device.
+        UsageError: there is no such device, or the layout fits neither model nor ranks.
         MccError: the checkpoint cannot be read, it is no model of the next token, there is no tokenizer, or it does
             not fit the model.
     """
-    from mcc.ckpt.load import load_model
+    from mcc.ckpt.load import load_stage
 
-    place = find_device(device)
+    place = join(layout, find_device(device))
     with reporter.task(f"load {checkpoint}"):
-        found = load_model(Path(checkpoint))
+        found = load_stage(Path(checkpoint), place.axes, place.layers)
     config = found.config
     if config.head != "lm" or not found.model.blueprint.causal:
         raise MccError(
@@ -55,7 +82,13 @@ def load(
     file = tokenizer or found.tokenizer_file
     if file is None:
         raise MccError(f"{checkpoint}: no tokenizer beside the checkpoint", "name its file: --tokenizer FILE")
-    return Loaded(Path(checkpoint), found.model.to(place), load_tokenizer(file, found.config, reporter))
+    model = found.model.to(place.device)
+    return Loaded(Path(checkpoint), model, load_tokenizer(file, found.config, reporter), place)
+
+
+def is_leader() -> bool:
+    """Whether this process will lead: it was started alone, or as rank 0."""
+    return (from_environment() or Ranks()).rank == 0
 
 
 def find_device(name: str | None = None) -> torch.device:

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mcc.ckpt.source import Layout
 from mcc.core.errors import MccError, UsageError
 from mcc.core.events import SILENT, Reporter
 from mcc.core.events import Task as Progress
@@ -87,8 +88,9 @@ def perplexity(
     tokenizer: str | Path | None = None,
     device: str | None = None,
     reporter: Reporter = SILENT,
+    layout: Layout | None = None,
 ) -> PerplexityReport:
-    """Perplexity of `checkpoint` (any format) on `file`.
+    """Perplexity of `checkpoint` (any format) on `file`. Among several ranks only the first returns.
 
     Args:
         checkpoint: where the model is.
@@ -104,6 +106,7 @@ def perplexity(
         tokenizer: its file [the one beside the checkpoint].
         device: as torch names it [the GPU where there is one].
         reporter: receives progress.
+        layout: how the model is cut among the ranks that a launcher started.
 
     Raises:
         UsageError: an overlap that does not fit, or an unknown detokenizer.
@@ -112,17 +115,18 @@ def perplexity(
     path = require_file(file, "text file")
     if detokenize is not None:
         detokenizer(detokenize)  # an unknown name is told before a large model is read
-    loaded = load(checkpoint, tokenizer, device, reporter)
-    return perplexity_of(
-        loaded,
-        path,
-        overlap=overlap,
-        word_level=word_level,
-        detokenize=detokenize,
-        field=field,
-        batch_tokens=batch_tokens,
-        reporter=reporter,
-    )
+    loaded = load(checkpoint, tokenizer, device, reporter, layout)
+    with loaded.leading():
+        return perplexity_of(
+            loaded,
+            path,
+            overlap=overlap,
+            word_level=word_level,
+            detokenize=detokenize,
+            field=field,
+            batch_tokens=batch_tokens,
+            reporter=reporter,
+        )
 
 
 def perplexity_of(
@@ -138,7 +142,7 @@ def perplexity_of(
 ) -> PerplexityReport:
     """`perplexity` of a model in memory."""
     start = time.perf_counter()
-    scorer = Scorer(loaded.model, batch_tokens)
+    scorer = Scorer(loaded.model, batch_tokens, loaded.place, sharing=False)
     if not 1 <= overlap <= scorer.max_length:
         raise UsageError(
             f"overlap = {overlap} must be from 1 to the model's context of {scorer.max_length}",

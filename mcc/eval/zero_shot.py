@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mcc.ckpt.source import Layout
 from mcc.core import provenance
 from mcc.core.errors import UsageError
 from mcc.core.events import SILENT, Reporter
 from mcc.core.files import atomic_path, write_text
 from mcc.eval.catalogue import FEWSHOT_SEED, Entry, entries
-from mcc.eval.loading import Loaded, load
+from mcc.eval.loading import Loaded, is_leader, load
 from mcc.eval.quiet import quiet
 from mcc.eval.scorer import DEFAULT_BATCH_TOKENS
 
@@ -73,8 +74,9 @@ def zero_shot(
     device: str | None = None,
     out: str | Path | None = None,
     reporter: Reporter = SILENT,
+    layout: Layout | None = None,
 ) -> ZeroShotReport:
-    """Score `checkpoint` (any format) on `tasks`.
+    """Score `checkpoint` (any format) on `tasks`. Among several ranks only the first returns: see `Loaded.leading`.
 
     Args:
         checkpoint: where the model is.
@@ -87,6 +89,7 @@ def zero_shot(
         device: as torch names it [the GPU where there is one].
         out: folder for results.json, run.json and samples_TASK.jsonl.
         reporter: receives progress.
+        layout: how the model is cut among the ranks that a launcher started; as many replicas as they allow.
 
     Raises:
         UsageError: an unknown task, or a limit or number of examples that makes no sense.
@@ -98,9 +101,10 @@ def zero_shot(
         raise UsageError(f"num_fewshot = {num_fewshot} must not be negative")
     files = {name: Path(file) for name, file in (task_files or {}).items()}
     # Tasks first: a wrong name or a malformed file is told before a large model is read.
-    chosen = entries(tasks, files, num_fewshot, reporter)
-    loaded = load(checkpoint, tokenizer, device, reporter)
-    report, samples = score_entries(loaded, chosen, limit, batch_tokens, reporter)
+    chosen = entries(tasks, files, num_fewshot, reporter) if is_leader() else []
+    loaded = load(checkpoint, tokenizer, device, reporter, layout)
+    with loaded.leading():
+        report, samples = score_entries(loaded, chosen, limit, batch_tokens, reporter)
     if out is not None:
         settings = {
             "checkpoint": checkpoint,
@@ -110,7 +114,8 @@ def zero_shot(
             "limit": limit,
             "batch_tokens": batch_tokens,
             "tokenizer": loaded.tokenizer.file,
-            "device": str(next(loaded.model.parameters()).device),
+            "device": str(loaded.place.device),
+            "layout": asdict(loaded.place.layout),
         }
         write_results(Path(out), report, samples, settings)
     return report
@@ -128,7 +133,7 @@ def score_entries(
 
     from mcc.eval.harness import MccLM
 
-    lm = MccLM(loaded.model, loaded.tokenizer, batch_tokens, reporter)
+    lm = MccLM(loaded.model, loaded.tokenizer, batch_tokens, reporter, loaded.place)
     results: dict[str, TaskScore] = {}
     samples: dict[str, list[dict[str, Any]]] = {}
     seconds: dict[str, float] = {}

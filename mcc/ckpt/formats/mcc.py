@@ -64,6 +64,9 @@ class _Native(Source):
     def file_of(self, name: str) -> Path | None:
         return self.folder.file_of(MODEL + name)
 
+    def read_part(self, name: str, dim: int, start: int, length: int) -> Tensor:
+        return self.folder.read_part(MODEL + name, dim, start, length)
+
     def slots(self) -> tuple[str, ...]:
         return self._slots
 

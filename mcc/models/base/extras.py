@@ -6,13 +6,17 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from mcc.models.base.cache import Reading
+
+class Attending(Protocol):
+    """Who sees whom, where that is not all before itself."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, key: str) -> Tensor:
+        """Softmax attention [B, np, T, hd] of q[B, np, T, hd] over k, v[B, ng, T, hd]; `key`: place in the model."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +57,15 @@ class Extras:
         token_types: [B, T] segment of each token (BERT).
         random: what dropout draws from; None: no dropout (evaluation).
         positions: [B, T] or [T], the position of each token; None: those that `Axes.positions` gives.
-        reading: of new tokens alone, of sequences whose keys and values a cache has (`mcc.models.base.cache`).
+        reading: attends in the axes' place, for evaluation: new tokens alone, of sequences whose keys and values a
+            cache has (`mcc.models.base.cache`), or sequences that share their beginning.
     """
 
     padding: Tensor | None = None
     token_types: Tensor | None = None
     random: Randomness | None = None
     positions: Tensor | None = None
-    reading: Reading | None = None
+    reading: Attending | None = None
 
 
 NO_EXTRAS = Extras()
