@@ -251,6 +251,52 @@ def test_modes_are_one_where_all_is_compressed():
     assert all(torch.equal(one, other) for one, other in zip(a, b, strict=True))
 
 
+def test_lazy_feedback_is_optimus_ccs():
+    """Its algorithm written out: one error a sender, for the next gradient that is compressed, over steps' ends."""
+    n, m, r = 12, 8, 3
+    codec = parse(f"pp.backward=powersgd:rank={r},when=epilogue,feedback=lazy").make(
+        TensorSpec((n, m), torch.float32), "stream"
+    )
+    q, error = torch.linalg.qr(codec.inner.q_mr.double()).Q, torch.zeros(n, m, dtype=torch.float64)
+    gradients = torch.randn(3, 4, n, m, generator=torch.Generator().manual_seed(5))
+    for step in gradients:
+        assert torch.equal(codec.pass_by(step[0]), step[0]) and torch.equal(codec.pass_by(step[1]), step[1])
+        for gradient in step[2:]:  # stage 2 of 4: its last two
+            seen = codec.decode(codec.encode(gradient, Context()), Context())
+            wanted = gradient.double() + error
+            p = torch.linalg.qr(wanted @ torch.linalg.qr(q).Q).Q
+            q = wanted.T @ p
+            error = wanted - p @ q.T
+            torch.testing.assert_close(seen.double(), p @ q.T, atol=1e-4, rtol=0)
+            torch.testing.assert_close(codec.error.double(), error, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_an_error_that_travels_helps_where_activations_are_alike(alike):
+    """A weight's gradient over two micro-batches, sum_i a_i^T y_i, against sum_i a_i^T g_i.
+
+    With equal activations it misses the last error alone. With unlike ones the first error is met by another
+    activation than its own: it is missed, and noise of its size comes on top.
+    """
+    tokens, wide = 48, 32
+    make = torch.Generator().manual_seed(7)
+    a, other, g, h = torch.randn(4, tokens, wide, generator=make)
+    activations, gradients = torch.stack([a, a if alike else other]), torch.stack([g, h])
+    exact = (activations.mT @ gradients).sum(0)
+    missed = {}
+    for mode in ("off", "lazy"):
+        codec = parse(f"pp.backward=powersgd:rank=4,feedback={mode}").make(
+            TensorSpec((tokens, wide), torch.float32), "stream"
+        )
+        seen = torch.stack([codec.decode(codec.encode(x, Context()), Context()) for x in gradients])
+        missed[mode] = float(((activations.mT @ seen).sum(0) - exact).norm())
+        if mode == "lazy":
+            last = activations[1].mT @ codec.error
+            left = 0 if alike else (activations[0] - activations[1]).mT @ (gradients[0] - seen[0])
+            torch.testing.assert_close((activations.mT @ (gradients - seen)).sum(0), last + left, atol=1e-3, rtol=0)
+    assert (missed["lazy"] < missed["off"]) == alike
+
+
 def _scoped(compress, layout, parallel):
     engine = make_engine(toy_config(*layout, compress, parallel=parallel))
     losses = train(engine, 4)

@@ -84,6 +84,35 @@ def test_the_error_shrinks_as_samples_settle(store_bits):
     assert errors[-1] <= kept * 1.1 / (2**bits - 1.01) + 1e-6 < errors[0]
 
 
+@settings(max_examples=20)
+@given(bits=st.integers(1, 8), scale=st.sampled_from(["token", "channel", "tensor"]), seed=st.integers(0, 99))
+def test_with_a_zero_no_value_moves_away(bits, scale, seed):
+    """`grid=acsgd`, the paper's: a visit never leaves a value further from where it is than the last one did."""
+    ends = [make(f"bits={bits},scale={scale},grid=acsgd,store_bits=32") for _ in range(2)]
+    x, y = normal(*SHAPE, seed=seed), normal(*SHAPE, seed=seed + 1000)
+    y[:, 0] += 1000 * normal(2, 6, seed=seed + 2000)  # one token moves far
+    send(*ends, x, Context(step=0, samples=(0, 1)))
+    for step in range(1, 4):
+        seen, _ = send(*ends, y, Context(step=step, samples=(0, 1)))
+        rounding = 1e-3 * (y - x).abs() + 1e-5  # of the scale, a float16, and of y - m
+        assert ((seen - y).abs() <= (x - y).abs() + rounding).all()
+        x = seen
+
+
+def test_without_a_zero_one_token_that_moves_far_disturbs_the_others():
+    """Why: on the grid without a zero all that shares its scale moves by a quarter of it, needed or not."""
+    x = normal(1, 64, 8, seed=0)
+    y = x.clone()
+    y[:, 0] += 1000
+    missed = {}
+    for grid in ("midrise", "acsgd"):
+        ends = [make(f"bits=2,scale=channel,grid={grid},store_bits=32", (1, 64, 8)) for _ in range(2)]
+        send(*ends, x, Context(step=0, samples=(0,)))
+        seen, _ = send(*ends, y, Context(step=1, samples=(0,)))
+        missed[grid] = float((seen - y)[:, 1:].abs().max())
+    assert missed["acsgd"] == 0.0 and missed["midrise"] > 200
+
+
 def test_a_quantiser_alone_does_not_settle():
     """The point of it all: at the same bits, direct quantisation stays off."""
     x = normal(*SHAPE, seed=0)

@@ -231,3 +231,10 @@ def test_runs_are_those_of_mcc_train(tmp_path: Path) -> None:
     assert small.wire_bytes["pp.forward"] == 4 * 16 * (32 // 2 + 2)  # two values a byte, and a scale a token
     assert 3 < dense.figures["held-out loss"] < 6
     assert len(dense.run["memory_bytes"]) == 2
+
+
+def test_aq_sgds_settings_have_its_quantiser():
+    """That of its preset, whose bits are 4 and 8."""
+    (setting,) = [setting for setting in papers.get("aq-sgd")().settings() if setting.name == "delta-fw4-bw8"]
+    wanted, _ = expand(("aq-sgd",))
+    assert sorted(map(str, parse_all(setting.compress).values())) == sorted(map(str, parse_all(wanted).values()))
