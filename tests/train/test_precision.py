@@ -165,15 +165,15 @@ def _refusal(config):
 def _poisoned(config):
     engine = make_engine(config)
     poisoned = engine.mesh.dp_rank == 1
-    synchronize = engine._synchronize
+    complete = engine._complete
     if poisoned:
         name = next(iter(engine.parameters))
 
         def spoil():
             engine.parameters[name].grad[0] = float("nan")
-            synchronize()
+            complete()
 
-        engine._synchronize = spoil
+        engine._complete = spoil
     before = {name: p.detach().clone() for name, p in engine.parameters.items()}
     with pytest.raises(MccError, match="the gradients' norm is nan"):
         train(engine, 1)

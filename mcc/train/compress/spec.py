@@ -97,8 +97,8 @@ class CodecSpec:
 def parse(text: str) -> CodecSpec:
     """One `--compress` value.
 
-    >>> str(parse("pp.forward=quantize:bits=4"))
-    'pp.forward=quantize:bits=4,scale=token,block=128,feedback=off,warmup=0'
+    >>> parse("pp.forward=quantize:bits=4").options.bits
+    4
 
     Raises:
         UsageError: it is not of the form, or a site, codec, option or value is unknown or makes no sense.
