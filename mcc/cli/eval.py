@@ -3,53 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from mcc.cli import console
-from mcc.core.errors import UsageError
+from mcc.cli import console, eval_compare, eval_task
+from mcc.cli.eval_options import BatchTokens, Checkpoint, Device, Nproc, Pp, Tokenizer, Tp
+from mcc.core.errors import UsageError, unknown
 
 app = typer.Typer(
     name="eval",
-    help="Score checkpoints: zero-shot tasks, perplexity. CKPT is a checkpoint in any format, or a training run's "
-    "folder, whose latest checkpoint is taken.",
+    help="Score checkpoints: zero-shot tasks, perplexity, fine-tuned tasks. CKPT is a checkpoint in any format, or a "
+    "training run's folder, whose latest checkpoint is taken.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
 
-_Checkpoint = Annotated[Path, typer.Argument(metavar="CKPT", help="A checkpoint, or a training run's folder.")]
-_Tokenizer = Annotated[
-    Path | None, typer.Option("--tokenizer", metavar="FILE", help="Tokenizer.", show_default="the one beside CKPT")
-]
-_Device = Annotated[str | None, typer.Option("--device", metavar="DEVICE", help="cpu, cuda, ...", show_default="a GPU")]
-_BatchTokens = Annotated[
-    int | None,
-    typer.Option("--batch-tokens", min=1, metavar="N", help="Most tokens of a forward pass; changes no score."),
-]
-_PANEL = "Several ranks"
-_Nproc = Annotated[
-    int | None,
-    typer.Option(
-        "--nproc", min=1, metavar="N", help="Ranks to start on this machine; or start them with torchrun.",
-        show_default="TP x PP", rich_help_panel=_PANEL,
-    ),
-]  # fmt: skip
-_Tp = Annotated[
-    int, typer.Option("--tp", min=1, metavar="TP", help="Cut every layer among TP ranks.", rich_help_panel=_PANEL)
-]
-_Pp = Annotated[
-    int,
-    typer.Option(
-        "--pp", min=1, metavar="PP", help="Cut the layers into PP stages. Ranks beyond TP x PP share the requests.",
-        rich_help_panel=_PANEL,
-    ),
-]  # fmt: skip
+app.command("compare")(eval_compare.compare)
+app.command("task")(eval_task.task)
 
 
 @app.command("zero-shot")
 def zero_shot(
-    checkpoint: _Checkpoint,
+    checkpoint: Checkpoint,
     names: Annotated[str, typer.Option("--tasks", metavar="NAME,NAME,...", help="What to score.")],
     task_file: Annotated[
         list[str] | None,
@@ -67,19 +43,25 @@ def zero_shot(
         int | None, typer.Option("--limit", min=1, metavar="N", help="Score the first N documents of each task.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Write results.json, run.json, samples_TASK.jsonl.")
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="Write results.json, run.json, samples_TASK.jsonl; an interrupted run goes on where it ended.",
+        ),
     ] = None,
-    tokenizer: _Tokenizer = None,
-    device: _Device = None,
-    batch_tokens: _BatchTokens = None,
-    nproc: _Nproc = None,
-    tp: _Tp = 1,
-    pp: _Pp = 1,
+    tokenizer: Tokenizer = None,
+    device: Device = None,
+    batch_tokens: BatchTokens = None,
+    nproc: Nproc = None,
+    tp: Tp = 1,
+    pp: Pp = 1,
     as_json: console.JSON = False,
 ) -> None:
     """Score tasks through lm-evaluation-harness: its prompts, metrics and standard errors.
 
-    With a [cyan]--task-file[/] (cloze, hellaswag, lambada, piqa, winogrande) a task needs no network.
+    With a [cyan]--task-file[/] (cloze, hellaswag, lambada, mathqa, piqa, race, winogrande) a task needs no network; a
+    .toml there describes a task of your own.
 
     Any other name is the harness's own task, whose data it downloads.
 
@@ -91,12 +73,12 @@ def zero_shot(
     from mcc.eval.catalogue import parse_task_files
     from mcc.eval.launch import on_ranks
     from mcc.eval.scorer import DEFAULT_BATCH_TOKENS
-    from mcc.eval.zero_shot import zero_shot
+    from mcc.eval.zero_shot import ZeroShotReport, zero_shot
 
     tasks = [name.strip() for name in names.split(",") if name.strip()]
     if not tasks:
         raise UsageError("--tasks names no task", "for instance --tasks lambada,piqa")
-    report = on_ranks(
+    report: ZeroShotReport = on_ranks(
         zero_shot,
         nproc=nproc,
         layout=Layout(tp=tp, pp=pp),
@@ -127,7 +109,7 @@ def zero_shot(
 
 @app.command()
 def perplexity(
-    checkpoint: _Checkpoint,
+    checkpoint: Checkpoint,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Plain text, or JSONL documents (.jsonl, .json).")],
     overlap: Annotated[
         int | None,
@@ -140,13 +122,19 @@ def perplexity(
         str | None,
         typer.Option("--detokenize", metavar="NAME", help="wikitext: FILE is WikiText, tokenized by its makers."),
     ] = None,
+    lambada: Annotated[
+        str | None,
+        typer.Option(
+            "--lambada", metavar="HOW", help="strict, non-strict or both: FILE is LAMBADA; accuracy of its ends."
+        ),
+    ] = None,
     field: Annotated[str, typer.Option("--field", metavar="NAME", help="Field of a JSONL document.")] = "text",
-    tokenizer: _Tokenizer = None,
-    device: _Device = None,
-    batch_tokens: _BatchTokens = None,
-    nproc: _Nproc = None,
-    tp: _Tp = 1,
-    pp: _Pp = 1,
+    tokenizer: Tokenizer = None,
+    device: Device = None,
+    batch_tokens: BatchTokens = None,
+    nproc: Nproc = None,
+    tp: Tp = 1,
+    pp: Pp = 1,
     as_json: console.JSON = False,
 ) -> None:
     """Perplexity of a text, by Megatron-LM's protocol for WikiText-103.
@@ -156,13 +144,21 @@ def perplexity(
     Fewer is slower and sees more context; the context length itself makes disjoint windows.
 
     Example: [cyan]mcc eval perplexity runs/small wiki.test.tokens --detokenize wikitext --json[/]
+
+    Example: [cyan]mcc eval perplexity runs/small lambada_test.jsonl --lambada both[/]
     """
     from mcc.ckpt.source import Layout
     from mcc.eval.launch import on_ranks
-    from mcc.eval.perplexity import DEFAULT_OVERLAP, perplexity
+    from mcc.eval.perplexity import DEFAULT_OVERLAP, PerplexityReport, perplexity
     from mcc.eval.scorer import DEFAULT_BATCH_TOKENS
 
-    report = on_ranks(
+    if lambada is not None:
+        _lambada(
+            lambada, as_json, checkpoint=checkpoint, file=file, field=field, tokenizer=tokenizer, device=device,
+            batch_tokens=batch_tokens or DEFAULT_BATCH_TOKENS, nproc=nproc, layout=Layout(tp=tp, pp=pp),
+        )  # fmt: skip
+        return
+    report: PerplexityReport = on_ranks(
         perplexity,
         nproc=nproc,
         layout=Layout(tp=tp, pp=pp),
@@ -193,3 +189,22 @@ def perplexity(
         ("seconds", report.seconds),
     ]
     console.table(f"{checkpoint} on {file}", ("what", "value"), rows)
+
+
+def _lambada(how: str, as_json: bool, **settings: Any) -> None:
+    from mcc.eval.last_word import LastWordReport, last_word
+    from mcc.eval.launch import on_ranks
+
+    ways = ("strict", "non-strict")
+    if how not in (*ways, "both"):
+        raise unknown("--lambada", how, (*ways, "both"))
+    chosen = ways if how == "both" else (how,)
+    reports: list[LastWordReport] = [
+        on_ranks(last_word, reporter=console.reporter, how=way, **settings) for way in chosen
+    ]
+    if as_json:
+        console.print_json(reports if how == "both" else reports[0])
+        return
+    rows = [(r.how, r.accuracy, r.correct, r.documents, r.perplexity, r.seconds) for r in reports]
+    columns = ("LAMBADA", "accuracy", "correct", "passages", "perplexity", "seconds")
+    console.table(f"{settings['checkpoint']} on {settings['file']}", columns, rows)

@@ -10,6 +10,7 @@ from typing import Any
 
 from mcc.core.errors import MccError, UsageError, nearest
 from mcc.core.events import SILENT, Reporter
+from mcc.eval.described import SUFFIX, describe
 from mcc.eval.quiet import quiet
 from mcc.eval.task import read_documents, tasks
 
@@ -90,8 +91,8 @@ def entries(
 
 
 def _local(name: str, file: Path, num_fewshot: int | None) -> Entry:
-    task = tasks.get(name)()
-    documents = read_documents(task, file)
+    task, documented = describe(file) if file.suffix == SUFFIX else (tasks.get(name)(), file)
+    documents = read_documents(task, documented)
     if num_fewshot and num_fewshot >= len(documents):
         raise MccError(
             f"{file} has {len(documents)} documents: too few for {num_fewshot} examples beside the one that is scored",

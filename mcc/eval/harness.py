@@ -16,6 +16,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from mcc.core.errors import MccError
 from mcc.core.events import SILENT, Reporter
+from mcc.eval.answers import Answers
 from mcc.eval.place import Place
 from mcc.eval.scorer import DEFAULT_BATCH_TOKENS, Scorer, Span
 from mcc.eval.tokenizer import TextTokenizer
@@ -35,6 +36,7 @@ class MccLM(TemplateLM):
         batch_tokens: most tokens of a forward pass.
         reporter: receives one task for each kind of request.
         place: this rank, which leads the others.
+        answers: those that are known already; new ones are added.
     """
 
     def __init__(
@@ -44,8 +46,10 @@ class MccLM(TemplateLM):
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
         reporter: Reporter = SILENT,
         place: Place | None = None,
+        answers: Answers | None = None,
     ) -> None:
         super().__init__()
+        self.answers = answers or Answers()
         self.scorer = Scorer(model, batch_tokens, place)
         self.tokenizer = tokenizer
         self.reporter = reporter
@@ -90,14 +94,18 @@ class MccLM(TemplateLM):
         self, requests: list[Request], disable_tqdm: bool = True, **_: Any
     ) -> list[tuple[float, bool]]:
         spans = [self._span(context, continuation) for _, context, continuation in requests]
-        results: list[tuple[float, bool]] = [(0.0, False)] * len(spans)
+        keys = [self.answers.key("log-likelihood", span.inputs, span.targets) for span in spans]
+        known = [self.answers.get(key) for key in keys]
+        results = [(0.0, False) if answer is None else (float(answer[0]), bool(answer[1])) for answer in known]
+        rest = [index for index, answer in enumerate(known) if answer is None]
         with self.reporter.task("score", total=len(spans), unit="requests") as task:
-            for index, score in self.scorer.score(spans):
+            task.advance(len(spans) - len(rest))
+            for at, score in self.scorer.score([spans[index] for index in rest]):
+                index = rest[at]
                 results[index] = (score.log_likelihood, score.is_greedy)
-                texts = requests[index][0]
-                if texts is not None:
-                    self.cache_hook.add_partial("loglikelihood", texts, results[index])
+                self.answers.add(keys[index], results[index])
                 task.advance()
+        self.answers.flush()
         return results
 
     def _span(self, context: list[int], continuation: list[int]) -> Span:
@@ -128,22 +136,23 @@ class MccLM(TemplateLM):
         totals = [0.0] * len(requests)
         for index, (log_likelihood, _) in zip(owners, self._loglikelihood_tokens(windows), strict=True):
             totals[index] += log_likelihood
-        for request, total in zip(requests, totals, strict=True):
-            self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
         return totals
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
         """Greedy continuations, each cut before its first stop sequence or the end of text."""
-        results = [""] * len(requests)
-        jobs = [_Generation.of(index, request, self) for index, request in enumerate(requests)]
-        with self.reporter.task("generate", total=len(jobs), unit="requests") as task:
+        keys = [self.answers.key("generate", *request.args) for request in requests]
+        results = [self.answers.get(key) or "" for key in keys]
+        rest = [index for index, key in enumerate(keys) if self.answers.get(key) is None]
+        jobs = [_Generation.of(index, requests[index], self) for index in rest]
+        with self.reporter.task("generate", total=len(requests), unit="requests") as task:
+            task.advance(len(requests) - len(rest))
             for batch in self.scorer.batches([len(job.tokens) + job.new_tokens for job in jobs]):
                 chosen = [jobs[i] for i in batch]
                 for job in self._generate(chosen):
                     results[job.index] = job.text
-                    request = requests[job.index]
-                    self.cache_hook.add_partial("generate_until", request.args, job.text)
+                    self.answers.add(keys[job.index], job.text)
                     task.advance()
+        self.answers.flush()
         return results
 
     def _generate(self, jobs: Sequence[_Generation]) -> Iterator[_Generation]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,15 +29,21 @@ class Loaded:
     place: Place = field(default_factory=Place)
 
     @contextmanager
-    def leading(self) -> Iterator[None]:
+    def leading(self, serve: Callable[[Loaded], None] | None = None) -> Iterator[None]:
         """On the rank that leads, the block; on the others, which only serve, it ends the process when the leader is
         done.
+
+        Args:
+            serve: what the others do [what a `Scorer` asks of them].
 
         Raises:
             SystemExit: this rank does not lead.
         """
         if not self.place.leads:
-            Scorer(self.model, place=self.place).serve()
+            if serve is not None:
+                serve(self)
+            else:
+                Scorer(self.model, place=self.place).serve()
             raise SystemExit(0)
         try:
             yield
@@ -53,6 +59,7 @@ def load(
     device: str | None = None,
     reporter: Reporter = SILENT,
     layout: Layout | None = None,
+    generates: bool = True,
 ) -> Loaded:
     """Read `checkpoint` in float32 whatever its format. Collective where a launcher started several ranks.
 
@@ -62,6 +69,7 @@ def load(
         device: as torch names it [the GPU where there is one].
         reporter: receives progress.
         layout: tensor- and pipeline-parallel sizes of a replica of the model; each rank reads its own part.
+        generates: only a model of the next token will do.
 
     Raises:
         UsageError: there is no such device, or the layout fits neither model nor ranks.
@@ -74,7 +82,7 @@ def load(
     with reporter.task(f"load {checkpoint}"):
         found = load_stage(Path(checkpoint), place.axes, place.layers)
     config = found.config
-    if config.head != "lm" or not found.model.blueprint.causal:
+    if generates and (config.head != "lm" or not found.model.blueprint.causal):
         raise MccError(
             f"{checkpoint} is a {config.family} with the head {config.head}: it does not predict the next token",
             "give a GPT or a Llama with the head lm",

@@ -120,6 +120,14 @@ class Place:
         dist.recv(x, self.rank - self.layout.tp)
         return x.to(self.device)
 
+    def gather(self, value: Item) -> list[Item]:
+        """Every rank's value, in order of rank. Collective."""
+        if self.control is None:
+            return [value]
+        found: list[Any] = [None] * self.world
+        dist.all_gather_object(found, value, self.control)
+        return found
+
     def share(
         self, command: str, items: Sequence[Item], work: Callable[[str, Sequence[Item]], Sequence[Result]]
     ) -> list[Result]:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mcc.core.errors import MccError
+from mcc.eval.answers import content, together
 from mcc.eval.packing import Row, Span, arrange, pack
 from mcc.eval.place import Place
 from mcc.models.base.transformer import Stage
@@ -78,6 +79,11 @@ class Scorer:
         rows = [Row((i,), (Span(sequence, [0]),), len(sequence)) for i, sequence in enumerate(sequences)]
         return [token for _, tokens in self._shared("next", [rows]) for token in tokens]
 
+    def content(self) -> str:
+        """A digest of the whole model's parameters, as it is cut. On the leader."""
+        found: list[str] = self.place.share("content", [[]] * self.place.layout.dp, self._work)
+        return found[0]
+
     def serve(self) -> None:
         """What ranks that do not lead do: their part of what the leader asks for, until it ends."""
         self.place.serve(self._work)
@@ -103,9 +109,11 @@ class Scorer:
             yield from zip(part, self.place.share(command, part, self._work), strict=True)
 
     @torch.inference_mode()
-    def _work(self, command: str, batches: Sequence[list[Row]]) -> list[list[Any]]:
+    def _work(self, command: str, batches: Sequence[list[Row]]) -> list[Any]:
         """The results of each batch on the last stage, one a span; of no meaning on the others."""
-        results: list[list[Any]] = []
+        if command == "content":
+            return [together(self.place.gather(content(self.model)))] * len(batches)
+        results: list[Any] = []
         sent = []  # until the next stage has it
         for batch in batches:
             tokens_BT, extras = arrange(batch, self.device)

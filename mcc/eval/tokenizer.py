@@ -54,6 +54,11 @@ class TextTokenizer:
         model = layout.get("model", {}).get("type")
         return plain and not reaching and model == "BPE" and layout.get("normalizer") is None
 
+    def to_json(self) -> str:
+        """The whole tokenizer, as tokenizers writes it."""
+        found: str = self._tokenizer.to_str()
+        return found
+
     def encode(self, text: str, special: bool = True) -> list[int]:
         """Token ids of `text`; `special` adds what the file's post-processor adds."""
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special).ids

@@ -14,6 +14,7 @@ from mcc.core import provenance
 from mcc.core.errors import UsageError
 from mcc.core.events import SILENT, Reporter
 from mcc.core.files import atomic_path, write_text
+from mcc.eval.answers import FILE, Answers
 from mcc.eval.catalogue import FEWSHOT_SEED, Entry, entries
 from mcc.eval.loading import Loaded, is_leader, load
 from mcc.eval.quiet import quiet
@@ -104,7 +105,7 @@ def zero_shot(
     chosen = entries(tasks, files, num_fewshot, reporter) if is_leader() else []
     loaded = load(checkpoint, tokenizer, device, reporter, layout)
     with loaded.leading():
-        report, samples = score_entries(loaded, chosen, limit, batch_tokens, reporter)
+        report, samples = score_entries(loaded, chosen, limit, batch_tokens, reporter, out)
     if out is not None:
         settings = {
             "checkpoint": checkpoint,
@@ -127,25 +128,35 @@ def score_entries(
     limit: int | None = None,
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
     reporter: Reporter = SILENT,
+    kept: str | Path | None = None,
 ) -> tuple[ZeroShotReport, dict[str, list[dict[str, Any]]]]:
-    """Score a model in memory: the report, and the harness's samples by task."""
+    """Score a model in memory: the report, and the harness's samples by task.
+
+    Answers to requests are kept in `cache.jsonl` of the folder `kept`, and not asked for again.
+    """
     from lm_eval.evaluator import evaluate
 
     from mcc.eval.harness import MccLM
 
     lm = MccLM(loaded.model, loaded.tokenizer, batch_tokens, reporter, loaded.place)
+    if kept is not None:
+        with reporter.task("look for answers of this model"):
+            lm.answers = Answers(Path(kept) / FILE, lm.scorer.content())
     results: dict[str, TaskScore] = {}
     samples: dict[str, list[dict[str, Any]]] = {}
     seconds: dict[str, float] = {}
-    for entry in chosen:
-        start = time.perf_counter()
-        with quiet():
-            found = evaluate(
-                lm=lm, task_dict=entry.loaded, limit=limit, bootstrap_iters=BOOTSTRAP_DRAWS, log_samples=True
-            )
-        seconds[entry.name] = time.perf_counter() - start
-        results |= _scores(found, entry)
-        samples |= found["samples"]
+    try:
+        for entry in chosen:
+            start = time.perf_counter()
+            with quiet():
+                found = evaluate(
+                    lm=lm, task_dict=entry.loaded, limit=limit, bootstrap_iters=BOOTSTRAP_DRAWS, log_samples=True
+                )
+            seconds[entry.name] = time.perf_counter() - start
+            results |= _scores(found, entry)
+            samples |= found["samples"]
+    finally:
+        lm.answers.close()
     return ZeroShotReport(checkpoint=str(loaded.checkpoint), results=results, seconds=seconds), samples
 
 

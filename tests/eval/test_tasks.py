@@ -14,6 +14,10 @@ from mcc.eval.catalogue import Entry, entries, parse_task_files
 from mcc.eval.quiet import quiet
 from mcc.eval.task import number_below, read_documents, tasks
 
+_QUESTIONS = [
+    {"question": "Ann has a  _  .", "answer": "B", "options": ["dog", "cat", "cow", "hen"]},
+    {"question": "What is Ann's?", "answer": "D", "options": ["a dog", "a cow", "a hen", "a cat"]},
+]
 RECORDS: dict[str, list[dict[str, Any]]] = {
     "cloze": [
         {"text": "the cat sat on the mat"},
@@ -25,6 +29,16 @@ RECORDS: dict[str, list[dict[str, Any]]] = {
         {"goal": "open a jar", "sol1": "turn the lid", "sol2": "eat {{the}} lid", "label": 0},
         {"goal": "boil water", "sol1": "freeze it", "sol2": "heat it", "label": "1", "id": 7},
         {"goal": "close a door", "sol1": "push it", "sol2": "paint it", "label": 0},
+    ],
+    "mathqa": [
+        {"Problem": "1 + 1 ?", "options": "a ) 1 , b ) 2 , c ) 3.5 , d ) 1 , 000 , e ) none of these", "correct": "b"},
+        {"Problem": "2 x 3 ?", "options": "a ) 6 , b ) 5 , c ) 4 , d ) 3 , e ) 2", "correct": "a"},
+        {"Problem": "7 - 2 ?", "options": "a ) rs . 5 , b ) 6 , c ) 7 , d ) 8 , e ) 9", "correct": "e"},
+    ],
+    "race": [
+        {"article": "Ann has a cat.", "problems": repr(_QUESTIONS)},
+        {"article": "It's late.", "problems": repr(_QUESTIONS[1:])},
+        {"article": "Go on.", "problems": repr(_QUESTIONS[:1])},
     ],
     "hellaswag": [
         {
@@ -46,7 +60,9 @@ RECORDS: dict[str, list[dict[str, Any]]] = {
 # The harness's definition of the same task: a file below lm_eval/tasks.
 THEIRS = {
     "lambada": "lambada/lambada_openai.yaml",
+    "mathqa": "mathqa/mathqa.yaml",
     "piqa": "piqa/piqa.yaml",
+    "race": "race/race.yaml",
     "hellaswag": "hellaswag/hellaswag.yaml",
     "winogrande": "winogrande/default.yaml",
 }
@@ -81,6 +97,8 @@ def test_contract(name: str, jsonl: Jsonl) -> None:
     document = built.test_docs()[0]
     if task.choices(document) is not None:
         right = document.get("label", document.get("answer"))
+        if name in ("mathqa", "race"):
+            right = task.target(document)
         results = [(0.0 if i == right else -9.0, False) for i in range(len(task.choices(document) or ()))]
         wrong = [(-9.0 if i == right else 0.0, False) for i in range(len(results))]
         assert built.process_results(document, results)["acc"] == 1.0
@@ -160,6 +178,64 @@ def test_more_malformed_files(jsonl: Jsonl, tmp_path: Path) -> None:
         entries(["winogrande"], {"winogrande": jsonl([whole])})
     with pytest.raises(MccError, match="has 3 documents: too few for 3 examples"):
         entries(["piqa"], {"piqa": jsonl(RECORDS["piqa"])}, num_fewshot=3)
+
+
+def test_race_in_its_own_spelling(jsonl: Jsonl) -> None:
+    """RACE's own files have columns for an article's questions, some copies of it a question a line."""
+    columns = {"questions": "question", "options": "options", "answers": "answer"}
+    own = {"article": "Ann has a cat.", **{many: [q[one] for q in _QUESTIONS] for many, one in columns.items()}}
+    one = {"article": "It's late.", **_QUESTIONS[1]}
+    ours = build(entries(["race"], {"race": jsonl([own, one])})[0])
+    assert ours == build(entries(["race"], {"race": jsonl(RECORDS["race"][:2])})[0])
+    with pytest.raises(MccError, match=r":1: 'questions', 'options' and 'answers' must be lists of one length"):
+        entries(["race"], {"race": jsonl([{**own, "answers": ["A"]}])})
+    with pytest.raises(MccError, match=r":1: 'options' must be five answers"):
+        entries(["mathqa"], {"mathqa": jsonl([{**RECORDS["mathqa"][0], "options": "a ) 1 , b ) 2"}])})
+
+
+DESCRIBED = """
+data = "capitals.jsonl"
+prompt = "{country}'s capital is"
+choices = ["{right}", "{wrong}"]
+answer = "label"
+"""
+
+
+def test_a_task_described_in_toml(jsonl: Jsonl, tmp_path: Path) -> None:
+    records = [
+        {"country": "Peru", "right": "Lima", "wrong": "Cusco", "label": "A", "all": ["Lima", "Cusco"]},
+        {"country": "Chad", "right": "N'Djamena", "wrong": "Abéché", "label": "N'Djamena", "all": ["x", "y"]},
+    ]
+    jsonl(records, "capitals.jsonl")
+    file = tmp_path / "capitals.toml"
+    file.write_text(DESCRIBED)
+    (entry,) = entries(["capitals"], {"capitals": file}, 0)
+    first = ("Peru's capital is", " Lima")
+    assert build(entry) == [
+        first,
+        (first[0], " Cusco"),
+        ("Chad's capital is", " N'Djamena"),
+        ("Chad's capital is", " Abéché"),
+    ]
+    (task,) = entry.loaded["tasks"].values()
+    assert set(task.aggregation()) == {"acc", "acc_norm"}
+    assert [task.doc_to_target(document) for document in task.test_docs()] == [0, 0]
+    file.write_text(DESCRIBED.replace('["{right}", "{wrong}"]', '"all"'))
+    with pytest.raises(MccError, match=r"capitals.jsonl:2: 'label' must be a number from 0 to 1, a letter from A to B"):
+        entries(["capitals"], {"capitals": file})
+    file.write_text('data = "capitals.jsonl"\nprompt = "{country}:"\ntarget = " {right}"\nmetrics = ["acc"]')
+    (entry,) = entries(["capitals"], {"capitals": file}, 0)
+    assert build(entry)[0] == ("Peru:", " Lima")
+    for text, message in (
+        ("", "data must be a text"),
+        (DESCRIBED + "x = 1", "unknown key 'x'"),
+        (DESCRIBED + 'target = "y"', "both choices and target"),
+        (DESCRIBED + 'metrics = ["bleu"]', "unknown metric 'bleu'"),
+        (DESCRIBED.replace("{right}", "{left}"), r"capitals.jsonl:1: no field 'left'"),
+    ):
+        file.write_text(text)
+        with pytest.raises(MccError, match=message):
+            entries(["capitals"], {"capitals": file})
 
 
 def test_numbers() -> None:

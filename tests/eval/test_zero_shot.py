@@ -85,6 +85,7 @@ def test_report_and_samples_are_written(
     run = json.loads((out / "run.json").read_text())
     assert run["config"]["limit"] == 5 and run["seeds"] == {"fewshot": 1234}
     assert {path.name for path in out.iterdir()} == {
+        "cache.jsonl",
         "results.json",
         "run.json",
         "samples_piqa.jsonl",

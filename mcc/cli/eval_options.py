@@ -1,0 +1,36 @@
+"""Flags that the commands of `mcc eval` share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Checkpoint = Annotated[Path, typer.Argument(metavar="CKPT", help="A checkpoint, or a training run's folder.")]
+Tokenizer = Annotated[
+    Path | None, typer.Option("--tokenizer", metavar="FILE", help="Tokenizer.", show_default="the one beside CKPT")
+]
+Device = Annotated[str | None, typer.Option("--device", metavar="DEVICE", help="cpu, cuda, ...", show_default="a GPU")]
+BatchTokens = Annotated[
+    int | None,
+    typer.Option("--batch-tokens", min=1, metavar="N", help="Most tokens of a forward pass; changes no score."),
+]
+_PANEL = "Several ranks"
+Nproc = Annotated[
+    int | None,
+    typer.Option(
+        "--nproc", min=1, metavar="N", help="Ranks to start on this machine; or start them with torchrun.",
+        show_default="TP x PP", rich_help_panel=_PANEL,
+    ),
+]  # fmt: skip
+Tp = Annotated[
+    int, typer.Option("--tp", min=1, metavar="TP", help="Cut every layer among TP ranks.", rich_help_panel=_PANEL)
+]
+Pp = Annotated[
+    int,
+    typer.Option(
+        "--pp", min=1, metavar="PP", help="Cut the layers into PP stages. Ranks beyond TP x PP share the requests.",
+        rich_help_panel=_PANEL,
+    ),
+]  # fmt: skip
