@@ -48,18 +48,8 @@ def load_foreign(file: Path) -> Any:
     Raises:
         MccError: the file is missing, truncated, or mentions a name that is not known; then nothing of it was run.
     """
-    if not file.is_file():
-        raise MccError(f"missing file {file}")
-    names = _mentioned(file)
-    foreign = sorted(name for name in names - _PLAIN if not name.startswith("torch."))
-    inert = [name for name in foreign if name.partition(".")[0] in _INERT]
-    refused = [name for name in foreign if name not in inert]
-    if refused:
-        raise MccError(
-            f"{file} mentions {', '.join(refused)}, which no checkpoint needs: refused, and nothing of it was run",
-            "this file may be hostile; ask whoever gave it to you",
-        )
-    allowed = [(Namespace, "argparse.Namespace"), *((_stand_in(name), name) for name in inert)]
+    inert = require_known(file)
+    allowed = [(Namespace, "argparse.Namespace"), *((stand_in(name), name) for name in inert)]
     try:
         with torch.serialization.safe_globals(allowed):
             return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
@@ -81,7 +71,38 @@ def load_tensors(file: Path) -> dict[str, torch.Tensor]:
     return {str(name): value for name, value in loaded.items() if isinstance(value, torch.Tensor)}
 
 
-def _stand_in(name: str) -> type[_StandIn]:
+def require_known(file: Path) -> list[str]:
+    """Refuse a file that mentions names which no checkpoint needs; the names whose classes are to be stand-ins.
+
+    Raises:
+        MccError: the file is missing or truncated, or mentions such a name. Nothing of it was run.
+    """
+    if not file.is_file():
+        raise MccError(f"missing file {file}")
+    names = _mentioned(file)
+    foreign = sorted(name for name in names - _PLAIN if not name.startswith("torch."))
+    inert = [name for name in foreign if may_stand_in(name)]
+    refused = [name for name in foreign if name not in inert]
+    if refused:
+        raise MccError(
+            f"{file} mentions {', '.join(refused)}, which no checkpoint needs: refused, and nothing of it was run",
+            "this file may be hostile; ask whoever gave it to you",
+        )
+    return inert
+
+
+def known_name(module: str, name: str) -> tuple[str, str]:
+    """A class's module and name with the renaming since Python 2 that unpickling does."""
+    return _NAMES.get((module, name), (_MODULES.get(module, module), name))
+
+
+def may_stand_in(name: str) -> bool:
+    """Whether a class of that name is one of the training systems' that files mention."""
+    return name.partition(".")[0] in _INERT
+
+
+def stand_in(name: str) -> type[_StandIn]:
+    """A class called `name` whose objects are and do nothing."""
     return type(name.rpartition(".")[2], (_StandIn,), {})
 
 
@@ -120,9 +141,7 @@ def _globals_of_stream(stream: Any) -> set[str]:
     for opcode, value, _ in pickletools.genops(stream):
         if opcode.name in ("GLOBAL", "INST"):
             module, _, name = str(value).partition(" ")
-            # The same renaming from Python 2 that unpickling does.
-            module, name = _NAMES.get((module, name), (_MODULES.get(module, module), name))
-            found.add(f"{module}.{name}")
+            found.add(".".join(known_name(module, name)))
         elif opcode.name == "STACK_GLOBAL":
             found.add(".".join(strings[-2:]))
         elif isinstance(value, str):

@@ -8,12 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
+from mcc.ckpt.torch_read import FileTensor
 from mcc.core.errors import MccError, UsageError
+
+Value = TypeVar("Value")
 
 TRACKER = "latest_checkpointed_iteration.txt"
 FILES = ("model_optim_rng.pt", "model_rng.pt")
@@ -148,7 +150,7 @@ def spelling(name: str) -> str:
     return name
 
 
-def nest(flat: Mapping[str, Tensor]) -> dict[str, Any]:
+def nest(flat: Mapping[str, Value]) -> dict[str, Any]:
     """The model tree as Megatron-LM nests it."""
     tree: dict[str, Any] = {}
     for key, tensor in flat.items():
@@ -161,16 +163,16 @@ def nest(flat: Mapping[str, Tensor]) -> dict[str, Any]:
     return tree
 
 
-def flatten(tree: Mapping[str, Any]) -> dict[str, Tensor]:
+def flatten(tree: Mapping[str, Any]) -> dict[str, FileTensor]:
     """Every tensor of a model tree by its dotted name, in today's spelling."""
-    flat: dict[str, Tensor] = {}
+    flat: dict[str, FileTensor] = {}
 
     def walk(level: Mapping[str, Any], prefix: str) -> None:
         for key, value in level.items():
             name = f"{prefix}{key}"
             if isinstance(value, Mapping):
                 walk(value, f"{name}.")
-            elif isinstance(value, torch.Tensor) and not name.endswith("_extra_state"):
+            elif isinstance(value, FileTensor) and not name.endswith("_extra_state"):
                 for old, new in _RENAMED:
                     name = name.replace(old, new)
                 flat[spelling(name)] = value

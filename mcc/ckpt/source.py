@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mcc.ckpt.dtypes import cast
 from mcc.core.errors import MccError
 from mcc.models.base.bottleneck import fits, is_trained
 from mcc.models.base.config import ModelConfig
@@ -16,6 +17,9 @@ from mcc.models.base.family import families, global_shape
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+# The slot of the optimizer's exact copies of weights that are kept in 16 bits.
+MASTER = "master"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +99,18 @@ class Source(ABC):
     def file_of(self, name: str) -> Path | None:
         """The file that holds the tensor called `name`, or the first part of it, for messages; None: not told."""
         return None
+
+    def read_as(self, name: str, dtype: torch.dtype | None) -> Tensor:
+        """The whole tensor called `name` as `dtype` (None: as stored).
+
+        Where `dtype` holds more than what is stored, and the optimizer keeps an exact copy (slot `master`), it is of
+        that copy.
+
+        Raises:
+            MccError: as `read`; or a number is beyond the range of `dtype`.
+        """
+        exact = MASTER in self.slots() and dtype is not None and dtype.itemsize > self.dtypes()[name].itemsize
+        return cast(self.read_slot(MASTER, name) if exact else self.read(name), dtype, name)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor, one at a time."""

@@ -154,7 +154,7 @@ def test_written_checkpoint_is_one_of_training(tmp_path: Path, slots: tuple[str,
 def test_optimizer_state_is_reported_when_it_cannot_be_kept(tmp_path: Path) -> None:
     training_run(tmp_path / "run", InMemory(slots=SLOTS))
     source = open_checkpoint(tmp_path / "run")
-    for name in ("hf", "mcc-safetensors", "megatron"):
+    for name in ("hf", "mcc-safetensors"):
         assert formats.get(name)().write(source, tmp_path / name).dropped == ("optimizer state",)
 
 

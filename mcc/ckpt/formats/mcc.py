@@ -17,12 +17,12 @@ import torch
 
 from mcc.ckpt.checksums import add_sums
 from mcc.ckpt.dcp import METADATA, DcpFolder, write_dcp
-from mcc.ckpt.dtypes import cast, dtype_named
+from mcc.ckpt.dtypes import cast, dtype_name, dtype_named
 from mcc.ckpt.format import Format, WriteOptions
 from mcc.ckpt.history import LATEST, folder_name
 from mcc.ckpt.layout import check_layout, padded_shapes
 from mcc.ckpt.manifest import MANIFEST, read_format, read_manifest, write_manifest
-from mcc.ckpt.source import Layout, Source, expected_shapes, trained_shapes
+from mcc.ckpt.source import MASTER, Layout, Source, expected_shapes, trained_shapes
 from mcc.ckpt.tokenizer_files import TOKENIZER, copy_tokenizer
 from mcc.core.errors import MccError
 from mcc.core.events import Reporter
@@ -90,16 +90,24 @@ class Native(Format):
     def drops(self, source: Source) -> tuple[str, ...]:
         return source.meta.unread
 
+    def weights_of(self, source: Source, wanted: torch.dtype | None) -> dict[str, torch.dtype]:
+        """The dtype of each weight as written. Where the optimizer keeps exact copies, these are the weights here."""
+        exact = torch.float32 if MASTER in source.slots() else None
+        stored = source.dtypes()
+        return {name: wanted or (exact if exact and of.is_floating_point else of) for name, of in stored.items()}
+
     def write_files(self, source: Source, folder: Path, options: WriteOptions, reporter: Reporter) -> tuple[int, int]:
         config = source.meta.config
         check_layout(config, options.tp, options.pp, options.vpp)
         padded = padded_shapes(config, config.padded_vocab_size(options.tp))
         padded |= trained_shapes(source.shapes(), config, folder)
         wanted = None if options.dtype is None else dtype_named(options.dtype)
-        stored = source.dtypes()
-        readers = {MODEL + name: (source.read, name) for name in padded}
-        entries = {MODEL + name: (wanted or stored[name], shape) for name, shape in padded.items()}
+        weights = self.weights_of(source, wanted)
+        readers = {MODEL + name: (lambda name: source.read_as(name, weights[name]), name) for name in padded}
+        entries = {MODEL + name: (weights[name], shape) for name, shape in padded.items()}
         for slot in source.slots():
+            if slot == MASTER:
+                continue
             for name, shape in padded.items():
                 key = f"{OPTIMIZER}{slot}.{name}"
                 readers[key] = (lambda name, slot=slot: source.read_slot(slot, name), name)  # type: ignore[misc]
@@ -121,6 +129,8 @@ class Native(Format):
         }
         if source.slots() and "optimizer" in source.meta.extra:
             extra["optimizer"] = source.meta.extra["optimizer"]  # its name, the updates behind its moments, loss scale
+        if MASTER in source.slots():
+            extra["params_dtype"] = dtype_name(next(iter(source.dtypes().values())))  # what they were computed with
         meta = dataclasses.replace(
             source.meta,
             layout=Layout(tp=options.tp, pp=options.pp, vpp=options.vpp),
