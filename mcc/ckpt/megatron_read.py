@@ -107,6 +107,12 @@ class MegatronSource(Source):
         states = (self.ranks[rank, stage].optimizer for rank in self._holders(row))
         return self._join(name, [state.get(chunk, key, slot) for state in states if state is not None])
 
+    def file_of(self, name: str) -> Path | None:
+        if name not in self._place:
+            return None
+        _, (stage, _, _) = self._place[name]
+        return self.ranks[0, stage].file
+
     def _holders(self, row: Param) -> range:
         """The tensor-parallel ranks whose files have what is not in rank 0's."""
         return range(self.layout.tp if row.tp_dim is not None else 1)
