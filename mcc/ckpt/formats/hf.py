@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from mcc.ckpt.dtypes import cast, dtype_name, dtype_named
 from mcc.ckpt.foreign import load_foreign
 from mcc.ckpt.format import Format, WriteOptions
+from mcc.ckpt.hf_names import family_of, read_config, spellings
 from mcc.ckpt.manifest import MANIFEST
 from mcc.ckpt.source import Meta, Source, expected_shapes
 from mcc.ckpt.tensor_files import Entry, Stored, TensorFiles, read_index, write_tensors
@@ -59,8 +59,8 @@ class _PickledFiles:
 class _HuggingFace(Source):
     def __init__(self, folder: Path, family_name: str | None = None) -> None:
         file = folder / "config.json"
-        values = _read_config(file)
-        family = _family(values, file) if family_name is None else families.get(family_name)()
+        values = read_config(file)
+        family = family_of(values, file) if family_name is None else families.get(family_name)()
         try:
             config = family.from_hf_config(values)
         except (KeyError, ValueError, TypeError) as error:
@@ -106,7 +106,7 @@ class _HuggingFace(Source):
             return config
         full = dataclasses.replace(config, head="pretraining")
         names = (key for _, row, layer in family.table(full) if row.heads for key in row.hf_names(layer))
-        return full if all(any(key in self.files.stored for key in _spellings(name)) for name in names) else config
+        return full if all(any(key in self.files.stored for key in spellings(name)) for name in names) else config
 
     def _unread(self) -> tuple[str, ...]:
         """Tensors that nothing here has a place for, in words; copies and constants are not missed."""
@@ -119,7 +119,7 @@ class _HuggingFace(Source):
 
     def _find(self, theirs: str, shape: tuple[int, ...], folder: Path) -> str:
         """The name that the files have for the tensor `theirs`."""
-        found = next((key for key in _spellings(theirs) if key in self.files.stored), None)
+        found = next((key for key in spellings(theirs) if key in self.files.stored), None)
         if found is None:
             raise MccError(f"{folder} has no tensor {theirs}", "config.json describes another model?")
         stored = self.files.stored[found]
@@ -174,29 +174,3 @@ def _entries(source: Source, family: Family, options: WriteOptions) -> list[Entr
 
             entries.append(Entry(names[part], dtype, shape, read))
     return entries
-
-
-def _spellings(name: str) -> Iterator[str]:
-    """The names that a tensor has had: of a body saved without its head (the first GPT-2), of TensorFlow's norms."""
-    for known in (name, name.partition(".")[2]):
-        yield known
-        if "LayerNorm" in known:
-            yield known.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
-
-
-def _read_config(file: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise MccError(f"{file} cannot be read: {error}") from error
-    if not isinstance(values, dict):
-        raise MccError(f"{file} is not a model's configuration")
-    return values
-
-
-def _family(values: dict[str, Any], file: Path) -> Family:
-    known = {plugin.hf_model_type: plugin for _, plugin in families.all()}
-    wanted = values.get("model_type")
-    if wanted not in known:
-        raise MccError(f"{file}: model_type {wanted!r} is none of mcc's families", f"known: {', '.join(sorted(known))}")
-    return known[wanted]()
