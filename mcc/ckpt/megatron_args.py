@@ -19,7 +19,6 @@ from mcc.models.base.family import Family, families
 _REFUSED = {
     "apply_residual_connection_post_layernorm": False,
     "squared_relu": False,
-    "rotary_percent": 1.0,
     "rotary_seq_len_interpolation_factor": None,
     "rotary_interleaved": False,
     "qk_layernorm": False,
@@ -33,6 +32,7 @@ def architecture(blueprint: Blueprint) -> dict[str, Any]:
         "normalization": "RMSNorm" if blueprint.norm == "rms" else "LayerNorm",
         "position_embedding_type": "rope" if blueprint.positions == "rotary" else "learned_absolute",
         "add_bias_linear": blueprint.bias,
+        "add_qkv_bias": blueprint.qkv_bias,
     }
 
 
@@ -71,9 +71,11 @@ def make_args(meta: Meta, padded_vocab_size: int, options: WriteOptions, dtype: 
         openai_gelu=False,
         bert_binary_head=config.head == "pretraining",
         rotary_base=config.rotary_base,
-        rotary_percent=1.0,
+        rotary_percent=config.rotary_percent,
         use_rope_scaling=config.rope_scaling_factor != 1,
         rope_scaling_factor=config.rope_scaling_factor,
+        window_size=None if config.sliding_window is None else (config.sliding_window - 1, 0),
+        mcc_family=config.family,  # families may differ by less than their tensors
         params_dtype=dtype,
         fp16=dtype == torch.float16,
         bf16=dtype == torch.bfloat16,
@@ -92,6 +94,12 @@ def require_megatron(family: Family, config: ModelConfig, version: float) -> Non
     if not all(row.megatron for _, row, _ in family.table(config)):
         raise UsageError(
             f"Megatron-LM has no model like family {family.name}", "--to hf, --to mcc or --to mcc-safetensors"
+        )
+    if config.sliding_window is not None and config.sliding_window < config.positions:
+        raise UsageError(
+            "Megatron-LM's classic models have no sliding window: "
+            f"{config.sliding_window} tokens of {config.positions}",
+            "--to hf, --to mcc or --to mcc-safetensors",
         )
     if version < 2 and config.query_groups != config.num_attention_heads:
         raise UsageError(
@@ -140,6 +148,8 @@ def config_from_args(args: object, family: Family, known: dict[str, Any], file: 
             untie_embeddings_and_output_weights=bool(values.get("untie_embeddings_and_output_weights", False)),
             layernorm_epsilon=float(values["norm_epsilon" if "norm_epsilon" in values else "layernorm_epsilon"]),
             rotary_base=float(values.get("rotary_base", 10000.0)),
+            rotary_percent=float(values.get("rotary_percent") or 1.0),
+            sliding_window=int(values["window_size"][0]) + 1 if values.get("window_size") else None,
             rope_scaling_factor=float(values.get("rope_scaling_factor", 8.0))
             if values.get("use_rope_scaling")
             else 1.0,

@@ -242,7 +242,8 @@ def _family(rank: _Rank) -> Family:
         held = {tree.spelling(row.megatron) for row in plugin.params if row.where != "last" and not row.heads}
         strays[name] = sorted(generic - names)
         missing[name] = len(held - generic)
-    best = min(strays, key=lambda name: len(strays[name]) + missing[name])
+    told = getattr(rank.values.get("args"), "mcc_family", None)  # ours say it: of Llama's tensors there are several
+    best = min(strays, key=lambda name: (len(strays[name]) + missing[name], name != told))
     if strays[best]:
         raise MccError(
             f"{rank.file}: tensor {strays[best][0]} belongs to no family that mcc knows", f"known: {families.names()}"

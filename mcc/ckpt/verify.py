@@ -141,8 +141,12 @@ def verify(
 def fixed_tokens(*configs: ModelConfig) -> Tensor:
     """Token ids [B, T] that are the same on every machine, and that each of the models has room for."""
     generator = torch.Generator().manual_seed(_SEED)
-    length = min(TOKENS, *(config.positions for config in configs))
-    return torch.randint(0, min(config.vocab_size for config in configs), (BATCH, length), generator=generator)
+    length = min(TOKENS, *(config.context for config in configs))
+    tokens = torch.randint(0, min(config.vocab_size for config in configs), (BATCH, length), generator=generator)
+    for config in configs:
+        # transformers' RoBERTa gives the token whose id is this row's no position of its own: it is the padding's.
+        tokens[tokens == families.get(config.family).blueprint.first_position - 1] = 0
+    return tokens
 
 
 def _ours(path: Path, reading: Reading, tokens_BT: Tensor) -> Tensor:

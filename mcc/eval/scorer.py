@@ -60,7 +60,7 @@ class Scorer:
             raise MccError(f"batch_tokens = {batch_tokens} must be at least 1")
         self.place = place or Place()
         self.model, self.batch_tokens, self.sharing = model.eval(), batch_tokens, sharing
-        self.max_length = model.config.positions
+        self.max_length = model.config.context
         self.vocab_size = model.config.vocab_size
         parameter = next(model.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from mcc.models.base.bert import BertFamily
+from mcc.models.base.bert import BertFamily, post_ln_rows
 from mcc.models.base.blueprint import HEADS, Blueprint
-from mcc.models.base.rows import bert_heads, embedding, linear, norm
-
-_EMBEDDING = "bert.embeddings"
-_HF = "bert.encoder.layer.{i}"
-_QKV = ("query", "key", "value")
+from mcc.models.base.rows import bert_heads
 
 
 class Bert(BertFamily):
@@ -26,18 +22,6 @@ class Bert(BertFamily):
         "pooler": "BertModel",
     }
     params = (
-        embedding("tokens", "V", f"{_EMBEDDING}.word_embeddings"),
-        embedding("positions", "T", f"{_EMBEDDING}.position_embeddings"),
-        embedding("types", "S", f"{_EMBEDDING}.token_type_embeddings"),
-        *norm("embedding.norm", f"{_EMBEDDING}.LayerNorm", where="first", tokens="all"),
-        *linear(
-            "layers.{i}.attention.qkv", ("QKV", "D"), tuple(f"{_HF}.attention.self.{x}" for x in _QKV),
-            tp_dim=0, forms=("fused_qkv", "fused_qkv"),
-        ),
-        *linear("layers.{i}.attention.out", ("D", "A"), f"{_HF}.attention.output.dense", tp_dim=1),
-        *norm("layers.{i}.norm1", f"{_HF}.attention.output.LayerNorm"),
-        *linear("layers.{i}.mlp.up", ("F", "D"), f"{_HF}.intermediate.dense", tp_dim=0),
-        *linear("layers.{i}.mlp.down", ("D", "F"), f"{_HF}.output.dense", tp_dim=1),
-        *norm("layers.{i}.norm2", f"{_HF}.output.LayerNorm"),
+        *post_ln_rows("bert"),
         *bert_heads(lambda name: ""),
-    )  # fmt: skip
+    )

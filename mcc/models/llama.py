@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from mcc.core.errors import MccError
+from mcc.core.errors import MccError, UsageError
 from mcc.models.base import hf_config
 from mcc.models.base.blueprint import Blueprint
 from mcc.models.base.config import ModelConfig
@@ -24,18 +24,14 @@ def _half(name: str, hf: str, part: int) -> Param:
     )  # fmt: skip
 
 
-class Llama(Family):
-    """Llama: pre-norm, rotary positions, RMSNorm, SwiGLU, grouped-query attention."""
-
-    blueprint = Blueprint(norm="rms", positions="rotary", activation="swiglu", bias=False)
-    hf_model_type = "llama"
-    hf_classes: ClassVar = {"lm": "LlamaForCausalLM"}
-    params = (
+def llama_rows(qkv_bias: bool = False) -> tuple[Param, ...]:
+    """The table of Llama and of the families that are it up to a bias."""
+    return (
         embedding("tokens", "V", "model.embed_tokens", "language_model.embedding.word_embeddings"),
         *norm("layers.{i}.norm1", f"{_HF}.input_layernorm", f"{_LAYER}.input_norm", bias=False),
         *linear(
             "layers.{i}.attention.qkv", ("QKV", "D"), tuple(f"{_HF}.self_attn.{x}_proj" for x in "qkv"),
-            f"{_LAYER}.self_attention.query_key_value", tp_dim=0, forms=("fused_qkv", "same"), bias=False,
+            f"{_LAYER}.self_attention.query_key_value", tp_dim=0, forms=("fused_qkv", "fused_qkv"), bias=qkv_bias,
         ),
         *linear(
             "layers.{i}.attention.out", ("D", "A"), f"{_HF}.self_attn.o_proj", f"{_LAYER}.self_attention.dense",
@@ -52,17 +48,19 @@ class Llama(Family):
         output("lm_head", "language_model.output_layer"),
     )  # fmt: skip
 
+
+class Llama(Family):
+    """Llama: pre-norm, rotary positions, RMSNorm, SwiGLU, grouped-query attention."""
+
+    blueprint = Blueprint(norm="rms", positions="rotary", activation="swiglu", bias=False)
+    hf_model_type = "llama"
+    hf_classes: ClassVar = {"lm": "LlamaForCausalLM"}
+    params = llama_rows()
+
     def to_hf_config(self, config: ModelConfig) -> dict[str, object]:
         """The values of transformers' `LlamaConfig`, in the spelling that its versions 4 and 5 both read."""
-        scaling = None
-        if config.rope_scaling_factor != 1:
-            scaling = {
-                "rope_type": "llama3",
-                "factor": config.rope_scaling_factor,
-                "low_freq_factor": config.rope_low_freq_factor,
-                "high_freq_factor": config.rope_high_freq_factor,
-                "original_max_position_embeddings": config.rope_original_positions,
-            }
+        if config.rotary_percent != 1:
+            raise UsageError(f"transformers' {self.name} has no rotary_percent = {config.rotary_percent:g}")
         return {
             "architectures": [self.hf_classes[config.head]],
             "model_type": self.hf_model_type,
@@ -76,8 +74,7 @@ class Llama(Family):
             "num_key_value_heads": config.query_groups,
             "head_dim": config.head_dim,
             "rms_norm_eps": config.layernorm_epsilon,
-            "rope_theta": config.rotary_base,
-            "rope_scaling": scaling,
+            **hf_config.rope_values(config),
             "attention_bias": False,
             "mlp_bias": False,
             "attention_dropout": config.attention_dropout,
@@ -89,21 +86,9 @@ class Llama(Family):
         """The configuration of a `LlamaForCausalLM`."""
         known = {"hidden_act": ("silu", "swish"), "attention_bias": (False, None), "mlp_bias": (False, None)}
         hf_config.refuse(values, known, self.name)
-        # Version 5 of transformers has one table, version 4 a base and perhaps a table of the scaling.
-        rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
-        kind = rope.get("rope_type", rope.get("type", "default"))
-        if kind not in ("default", "llama3"):
-            raise MccError(
-                f"config.json: rotary positions of type {kind!r} are not {self.name}'s", "known: default, llama3"
-            )
-        scaled: dict[str, Any] = {}
-        if kind == "llama3":
-            scaled = {
-                "rope_scaling_factor": float(rope["factor"]),
-                "rope_low_freq_factor": float(rope["low_freq_factor"]),
-                "rope_high_freq_factor": float(rope["high_freq_factor"]),
-                "rope_original_positions": int(rope["original_max_position_embeddings"]),
-            }
+        rope = hf_config.rope(values, self.name)
+        if rope["rotary_percent"] != 1:
+            raise MccError(f"config.json: {self.name} turns whole heads, not {rope['rotary_percent']:g} of them")
         hidden, heads = int(values.get("hidden_size", 4096)), int(values.get("num_attention_heads", 32))
         groups, channels = values.get("num_key_value_heads") or heads, values.get("head_dim")
         inner = int(values.get("intermediate_size", 11008))
@@ -119,8 +104,7 @@ class Llama(Family):
             ffn_hidden_size=None if inner == 4 * hidden else inner,
             untie_embeddings_and_output_weights=not values.get("tie_word_embeddings", False),
             layernorm_epsilon=float(values.get("rms_norm_eps", 1e-6)),
-            rotary_base=float(rope.get("rope_theta") or values.get("rope_theta") or 10000.0),
             attention_dropout=float(values.get("attention_dropout") or 0.0),
             init_std=float(values.get("initializer_range", 0.02)),
-            **scaled,
+            **rope,
         )

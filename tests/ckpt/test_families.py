@@ -28,13 +28,26 @@ MODELS = {
     "gpt2, untied": of("gpt2", untie_embeddings_and_output_weights=True),
     "llama": of("llama", ffn_hidden_size=48),
     "llama, groups, untied": of("llama", num_query_groups=2, untie_embeddings_and_output_weights=True, kv_channels=6),
+    "mistral": of("mistral", sliding_window=16, num_query_groups=2),
+    "qwen2": of("qwen2", num_query_groups=2, untie_embeddings_and_output_weights=True),
+    "opt": of("opt"),
+    "gpt-neox": of("gpt-neox", rotary_percent=0.25, untie_embeddings_and_output_weights=True),
     **{
-        f"{family}, {head}": of(family, head=head, **({"num_labels": 3} if head == "classification" else {}))
-        for family in ("bert", "megatron-bert")
+        f"{family}, {head}": of(
+            family,
+            head=head,
+            num_labels=3 if head == "classification" else 2,
+            num_tokentypes=1 if family == "roberta" else 2,
+        )
+        for family in ("bert", "megatron-bert", "roberta")
         for head in families.get(family).blueprint.heads
     },
 }
-MEGATRON = [name for name in MODELS if not name.startswith("bert")]
+MEGATRON = [
+    name
+    for name, config in MODELS.items()
+    if all(row.megatron for _, row, _ in families.get(config.family)().table(config))
+]
 
 
 def write(source: InMemory, folder: Path, to: str, **options: Any) -> Path:
@@ -169,6 +182,8 @@ def test_rope_of_both_versions_of_transformers(tmp_path: Path) -> None:
 def test_what_megatron_does_not_have_is_refused(tmp_path: Path) -> None:
     for source, options, message in [
         (InMemory(MODELS["bert, lm"]), {}, "Megatron-LM has no model like family bert"),
+        (InMemory(MODELS["opt"]), {}, "Megatron-LM has no model like family opt"),
+        (InMemory(of("mistral", sliding_window=8)), {}, "no sliding window: 8 tokens of 16"),
         (InMemory(MODELS["llama, groups, untied"]), {"megatron_version": 1}, "has no shared key/value heads"),
         (InMemory(of("llama", rope_scaling_factor=8.0, rope_low_freq_factor=2.0)), {}, "rotary scaling with"),
         (InMemory(MODELS["llama, groups, untied"]), {"tp": 4}, "but not num_query_groups = 2"),

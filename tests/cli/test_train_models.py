@@ -24,10 +24,16 @@ def run(*args: str) -> str:
 def test_models_are_listed_with_their_sizes() -> None:
     listed = {entry["model"]: entry for entry in json.loads(run("--list-models", "--json"))}
     assert list(listed) == presets.names()
-    # What transformers counts in GPT2LMHeadModel, BertForPreTraining and LlamaForCausalLM of these sizes.
+    # What transformers counts in the families' classes of these sizes.
     assert listed["gpt2"]["parameters"] == 124_439_808
     assert listed["bert-base"]["parameters"] == 110_106_428
     assert listed["llama-3-8b"]["parameters"] == 8_030_261_248
+    assert listed["mistral-7b"]["parameters"] == 7_241_732_096
+    assert listed["qwen2-0.5b"]["parameters"] == 494_032_768
+    assert listed["qwen2-7b"]["parameters"] == 7_615_616_512
+    assert listed["opt-125m"]["parameters"] == 125_239_296
+    assert listed["pythia-160m"]["parameters"] == 162_322_944
+    assert listed["roberta-base"]["parameters"] == 124_697_433
     assert listed["gpt3-175b"]["parameters"] == pytest.approx(175e9, rel=0.01)
     assert {entry["family"] for entry in listed.values()} == set(families.names())
     text = run("--list-models")

@@ -21,7 +21,7 @@ def pair(config: ModelConfig, axes: Axes | None = None) -> tuple[Stage, Any]:
 
     family = families.get(config.family)()
     torch.manual_seed(0)
-    values = {**family.to_hf_config(config), "pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
+    values = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None, **family.to_hf_config(config)}
     theirs_config = transformers.AutoConfig.for_model(**values)
     theirs = getattr(transformers, family.hf_classes[config.head])(theirs_config).eval()
     for parameter in theirs.parameters():
@@ -39,8 +39,9 @@ def as_ours(config: ModelConfig, theirs: dict[str, Tensor]) -> dict[str, Tensor]
     """Tensors by our names, out of tensors by transformers'."""
     found = {}
     for name, row, layer in families.get(config.family)().table(config):
-        # A body alone (BertModel) has no prefix.
-        keys = [key if key in theirs else key.partition(".")[2] for key in row.hf_names(layer)]
+        # A body alone (BertModel) has no prefix; GPT-NeoX's files have another name than its model since version 5.
+        keys = [key.replace("embed_out", "lm_head") for key in row.hf_names(layer)]
+        keys = [key if key in theirs else key.partition(".")[2] for key in keys]
         found[name] = join([theirs[key] for key in keys], FORMS[row.hf_form], config)
     return found
 
@@ -51,7 +52,8 @@ def inputs(config: ModelConfig) -> tuple[Tensor, Extras]:
     tokens = torch.randint(0, config.vocab_size, (3, config.seq_length), generator=generator)
     if families.get(config.family).blueprint.causal:
         return tokens, Extras()
-    types = (torch.arange(config.seq_length) >= config.seq_length // 2).long().expand_as(tokens)
+    tokens[tokens == 1] = 2  # RoBERTa counts positions over tokens that are not its padding
+    types = (torch.arange(config.seq_length) >= config.seq_length // 2).long().expand_as(tokens) % config.num_tokentypes
     lengths = torch.tensor([config.seq_length, config.seq_length - 3, config.seq_length // 2])
     return tokens, Extras(padding=torch.arange(config.seq_length) < lengths[:, None], token_types=types)
 

@@ -36,6 +36,20 @@ MODELS = {
     "llama, stretched": changed(
         family="llama", rope_scaling_factor=8.0, rope_original_positions=32, hidden_size=48, rotary_base=100.0
     ),
+    "mistral": changed(
+        family="mistral", num_query_groups=2, sliding_window=12, untie_embeddings_and_output_weights=True
+    ),
+    "mistral, no window": changed(family="mistral", rotary_base=1e6, kv_channels=6),
+    "qwen2": changed(family="qwen2", num_query_groups=2, layernorm_epsilon=1e-6),
+    "qwen2, untied": changed(family="qwen2", untie_embeddings_and_output_weights=True, kv_channels=6),
+    "opt": changed(family="opt"),
+    "opt, untied": changed(family="opt", untie_embeddings_and_output_weights=True, max_position_embeddings=20),
+    "gpt-neox": changed(family="gpt-neox", hidden_size=48, rotary_percent=0.25, rotary_base=500.0),
+    "gpt-neox, untied": changed(family="gpt-neox", untie_embeddings_and_output_weights=True),
+    **{
+        f"roberta, {head}": changed(family="roberta", head=head, layernorm_epsilon=1e-5, num_labels=3, num_tokentypes=1)
+        for head in families.get("roberta").blueprint.heads
+    },
     **{
         f"{family}, {head}": changed(family=family, head=head, layernorm_epsilon=1e-12, num_labels=3)
         for family in ("bert", "megatron-bert")
@@ -94,7 +108,16 @@ def test_attention_is_causal(name: str) -> None:
     assert not torch.equal(a[:, 6], b[:, 6])
 
 
-@pytest.mark.parametrize("name", ["llama, 2 groups", "bert, pretraining", "megatron-bert, lm"])
+@torch.no_grad()
+def test_more_tokens_than_a_sliding_window_are_refused() -> None:
+    config = changed(family="mistral", sliding_window=8)
+    model, _ = pair(config)
+    assert model(torch.zeros(1, 8, dtype=torch.long)).shape == (1, 8, 128)
+    with pytest.raises(MccError, match="9 tokens are more than the model's sliding window of 8"):
+        model(torch.zeros(1, 9, dtype=torch.long))
+
+
+@pytest.mark.parametrize("name", ["llama, 2 groups", "gpt-neox", "bert, pretraining", "megatron-bert, lm"])
 @torch.no_grad()
 def test_stages_in_a_row_are_the_whole_model(name: str) -> None:
     config = dataclasses.replace(MODELS[name], num_layers=3)
@@ -130,6 +153,13 @@ def test_a_model_without_an_output_layer_has_the_embedding_once() -> None:
         ("gpt2", {"activation_function": "relu"}, "activation_function = 'relu' is not GPT-2's"),
         ("llama", {"attention_bias": True}, "attention_bias = True is not llama's"),
         ("llama", {"rope_scaling": {"type": "yarn", "factor": 2.0}}, "rotary positions of type 'yarn'"),
+        ("llama", {"partial_rotary_factor": 0.5}, "llama turns whole heads, not 0.5 of them"),
+        ("mistral", {"hidden_act": "gelu"}, "hidden_act = 'gelu' is not mistral's"),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}, "layers from 1 on see 8"),
+        ("opt", {"do_layer_norm_before": False}, r"the post-LN OPT \(350m\) is no family here"),
+        ("opt", {"word_embed_proj_dim": 12}, "word_embed_proj_dim = 12 is not OPT's"),
+        ("gpt-neox", {"use_parallel_residual": False}, "use_parallel_residual = False is not GPT-NeoX's"),
+        ("roberta", {"pad_token_id": 0}, "pad_token_id = 0 is not RoBERTa's"),
         ("bert", {"hidden_act": "relu"}, "hidden_act = 'relu' is not bert's"),
         ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type = 'relative_key'"),
         ("bert", {"architectures": ["BertForTokenClassification"]}, "no model here is a BertForTokenClassification"),
@@ -148,6 +178,8 @@ def test_what_a_family_does_not_have_is_refused(family: str, change: dict[str, o
         ({"family": "gpt2", "head": "pretraining"}, "unknown head of family gpt2 'pretraining'"),
         ({"family": "bert", "head": "poolr"}, "did you mean 'pooler'"),
         ({"family": "bert", "untie_embeddings_and_output_weights": True}, "family bert has no output layer of its own"),
+        ({"family": "gpt-neox", "rotary_percent": 0.8}, "an even number of channels a head, not 3"),
+        ({"family": "llama", "sliding_window": 8}, "family llama has no sliding window"),
         ({"family": "llama", "kv_channels": 5}, "an even number of channels"),
     ],
 )
@@ -198,6 +230,8 @@ def test_tensor_parallelism_must_divide_the_heads(tp: int, values: dict[str, int
         {"seq_length": 20, "max_position_embeddings": 12},
         {"hidden_dropout": 1.0},
         {"attention_dropout": -0.1},
+        {"sliding_window": 0},
+        {"rotary_percent": 0.0},
     ],
 )
 def test_impossible_shapes_are_refused(values: dict[str, float]) -> None:

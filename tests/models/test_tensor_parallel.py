@@ -28,6 +28,10 @@ MODELS = {
     "gpt2": SIZES,
     "llama": dataclasses.replace(SIZES, family="llama", num_query_groups=2, ffn_hidden_size=40),
     "llama, untied": dataclasses.replace(SIZES, family="llama", untie_embeddings_and_output_weights=True),
+    "qwen2": dataclasses.replace(SIZES, family="qwen2", num_query_groups=2),
+    "opt": dataclasses.replace(SIZES, family="opt"),
+    "gpt-neox": dataclasses.replace(SIZES, family="gpt-neox", rotary_percent=0.5),
+    "roberta, lm": dataclasses.replace(SIZES, family="roberta", head="lm", num_tokentypes=1),
     **{
         f"{family}, {head}": dataclasses.replace(SIZES, family=family, head=head, num_labels=3)
         for family in ("bert", "megatron-bert")

@@ -28,6 +28,11 @@ MODELS = {
         untie_embeddings_and_output_weights=True,
     ),
 }
+# What is new in other families, each in one layout of four ranks.
+OTHERS = {
+    "gpt-neox": dataclasses.replace(MODEL, family="gpt-neox", num_layers=8, num_attention_heads=8, rotary_percent=0.5),
+    "roberta": dataclasses.replace(MODEL, family="roberta", num_layers=8, num_attention_heads=8, num_tokentypes=1),
+}
 # The first are those that every family is tested in.
 LAYOUTS: dict[str, dict[str, Any]] = {
     "tp8": {"tp": 8, "samples": 8},  # steps of few messages
@@ -60,6 +65,7 @@ OF_ONE: dict[str, dict[str, Any]] = {
     "pp2-recompute-selective": {"pp": 2, "recompute_granularity": "selective"},
 }
 CASES = [(family, name) for family in MODELS for name in LAYOUTS] + [("gpt2", name) for name in OF_ONE]
+CASES += [("gpt-neox", "tp2-sequence-pp2-zbv"), ("roberta", "tp2-sequence-cp2-recompute")]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +74,7 @@ def single():
 
     def of(family):
         if family not in found:
-            found[family] = run_ranks(trained, 1, toy_config(model=MODELS[family]), STEPS)[0]
+            found[family] = run_ranks(trained, 1, toy_config(model={**MODELS, **OTHERS}[family]), STEPS)[0]
         return found[family]
 
     return of
@@ -81,7 +87,7 @@ def test_layout_equals_single_process(single, family, layout):
     sizes = {axis: more.pop(axis, 1) for axis in ("tp", "pp", "dp")}
     ranks = math.prod(sizes.values()) * more.get("cp", 1)
     samples = more.pop("samples", 1)
-    config = toy_config(**sizes, parallel=more, model=MODELS[family], micro_batch_size=samples)
+    config = toy_config(**sizes, parallel=more, model={**MODELS, **OTHERS}[family], micro_batch_size=samples)
     found = run_ranks(trained, ranks, config, STEPS)
     for rank_losses, rank_parameters in found:
         assert rank_losses == pytest.approx(losses, abs=1e-5)

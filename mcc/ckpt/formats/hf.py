@@ -30,8 +30,9 @@ _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 # Tensors that hold nothing of their own: causal masks, positions, wavelengths, BERT's output layer (the embedding).
 _CONSTANTS = (
-    *(".attn.bias", ".attn.masked_bias", "position_ids", "rotary_emb.inv_freq"),
-    *("cls.predictions.decoder.weight", "cls.predictions.decoder.bias"),
+    *(".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias"),
+    *("position_ids", "rotary_emb.inv_freq", "cls.predictions.decoder.weight", "cls.predictions.decoder.bias"),
+    *("lm_head.decoder.weight", "lm_head.decoder.bias"),
 )
 
 
@@ -66,7 +67,7 @@ class _HuggingFace(Source):
         except (KeyError, ValueError, TypeError) as error:
             raise MccError(f"{file} is incomplete or malformed: {error!r}") from error
         except MccError as error:
-            raise MccError(f"{file}: {error.what}", error.hint) from error
+            raise MccError(f"{file}: {error.what.removeprefix('config.json: ')}", error.hint) from error
         safe = any((folder / name).exists() for name in _SAFETENSORS)
         self.files: TensorFiles | _PickledFiles = TensorFiles(folder) if safe else _PickledFiles(folder)
         config = self._fullest(family, config)
@@ -83,7 +84,7 @@ class _HuggingFace(Source):
             padded_vocab_size=config.vocab_size,
             tokenizer=tokenizer if tokenizer.is_file() else None,
             extra={"model_type": family.hf_model_type, "files": "safetensors" if safe else "pytorch_model.bin"},
-            unread=self._unread(),
+            unread=self._unread(family),
         )
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -108,11 +109,11 @@ class _HuggingFace(Source):
         names = (key for _, row, layer in family.table(full) if row.heads for key in row.hf_names(layer))
         return full if all(any(key in self.files.stored for key in spellings(name)) for name in names) else config
 
-    def _unread(self) -> tuple[str, ...]:
+    def _unread(self, family: Family) -> tuple[str, ...]:
         """Tensors that nothing here has a place for, in words; copies and constants are not missed."""
         read = {key for found, _ in self._where.values() for key in found}
-        tied = () if "output.weight" in self._where else ("lm_head.weight",)
-        known = (*tied, *_CONSTANTS)
+        tied = [name for row in family.params if row.untied for name in row.hf_names(None)]
+        known = (*(() if "output.weight" in self._where else tied), *_CONSTANTS)
         left = sorted(key for key in self.files.stored if key not in read and not key.endswith(known))
         more = f" and {len(left) - 3} more" if len(left) > 3 else ""
         return (f"what no model here has: {', '.join(left[:3])}{more}",) if left else ()
@@ -148,9 +149,9 @@ class HuggingFace(Format):
         family = families.get(config.family)()
         entries = _entries(source, family, options)
         size = write_tensors(folder, entries, shard_bytes=options.shard_bytes, reporter=reporter)
-        values = family.to_hf_config(config)
         # Left out, transformers would take the ids of the original vocabulary.
-        values |= write_hf_tokenizer(source.meta.tokenizer, folder, config.positions)
+        named = write_hf_tokenizer(source.meta.tokenizer, folder, config.positions)
+        values = {**named, **family.to_hf_config(config)}
         values["dtype"] = dtype_name(max((entry.dtype for entry in entries), key=lambda dtype: dtype.itemsize))
         (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         return len(entries), size

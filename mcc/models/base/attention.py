@@ -28,7 +28,9 @@ class Attention(nn.Module):
         self.axes, self.weights, self.causal = axes, f"{key}.weights", blueprint.causal
         self.groups, self.shared, self.head_dim = groups // axes.size, heads // groups, hd
         self.dropout = config.attention_dropout
-        self.qkv = ColumnParallel(D, (heads + 2 * groups) * hd, blueprint.bias, axes, f"{key}.qkv")
+        self.qkv = ColumnParallel(
+            D, (heads + 2 * groups) * hd, blueprint.bias or blueprint.qkv_bias, axes, f"{key}.qkv"
+        )
         self.out = RowParallel(heads * hd, D, blueprint.bias, axes, f"{key}.out")
 
     def forward(self, x_BTD: Tensor, extras: Extras, turn: Rotation | None = None, recompute: bool = False) -> Tensor:

@@ -1,4 +1,4 @@
-"""What BERT's two families share: transformers' configuration (Devlin et al., arXiv 1810.04805)."""
+"""What BERT's families share: transformers' configuration and names (Devlin et al., arXiv 1810.04805)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,29 @@ from typing import Any
 
 from mcc.models.base import hf_config
 from mcc.models.base.config import ModelConfig
-from mcc.models.base.family import Family
+from mcc.models.base.family import Family, Param
+from mcc.models.base.rows import embedding, linear, norm
+
+
+def post_ln_rows(prefix: str, positions: str = "T") -> tuple[Param, ...]:
+    """The rows of a post-LN BERT below its heads, as transformers names them below `prefix`."""
+    first, layer = f"{prefix}.embeddings", prefix + ".encoder.layer.{i}"
+    return (
+        embedding("tokens", "V", f"{first}.word_embeddings"),
+        embedding("positions", positions, f"{first}.position_embeddings"),
+        embedding("types", "S", f"{first}.token_type_embeddings"),
+        *norm("embedding.norm", f"{first}.LayerNorm", where="first", tokens="all"),
+        *linear(
+            "layers.{i}.attention.qkv", ("QKV", "D"),
+            tuple(f"{layer}.attention.self.{x}" for x in ("query", "key", "value")),
+            tp_dim=0, forms=("fused_qkv", "fused_qkv"),
+        ),
+        *linear("layers.{i}.attention.out", ("D", "A"), f"{layer}.attention.output.dense", tp_dim=1),
+        *norm("layers.{i}.norm1", f"{layer}.attention.output.LayerNorm"),
+        *linear("layers.{i}.mlp.up", ("F", "D"), f"{layer}.intermediate.dense", tp_dim=0),
+        *linear("layers.{i}.mlp.down", ("D", "F"), f"{layer}.output.dense", tp_dim=1),
+        *norm("layers.{i}.norm2", f"{layer}.output.LayerNorm"),
+    )  # fmt: skip
 
 
 class BertFamily(Family, ABC):

@@ -33,10 +33,12 @@ class ModelConfig:
     num_labels: int = option(2, "classes of the classification head")
     layernorm_epsilon: float = option(1e-5, "added to the variance in a norm")
     rotary_base: float = option(10000.0, "base of the rotary positions' wavelengths")
+    rotary_percent: float = option(1.0, "share of a head's channels, the first ones, that rotary positions turn")
     rope_scaling_factor: float = option(1.0, "Llama 3's stretching of the long wavelengths; 1: none")
     rope_low_freq_factor: float = option(1.0, "positions before the stretch / this: longer wavelengths are stretched")
     rope_high_freq_factor: float = option(4.0, "positions before the stretch / this: shorter wavelengths stay")
     rope_original_positions: int = option(8192, "context length before the stretch")
+    sliding_window: int | None = option(None, "tokens that a token sees at most, itself among them [all before it]")
     hidden_dropout: float = option(0.0, "dropout after the embedding, the attention and the MLP")
     attention_dropout: float = option(0.0, "dropout of attention weights")
     init_std: float = option(0.02, "standard deviation of the initial weights")
@@ -47,7 +49,7 @@ class ModelConfig:
         for name in ("num_layers", "hidden_size", "num_attention_heads", "seq_length", "num_tokentypes", "num_labels"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} = {getattr(self, name)} must be at least 1")
-        for name in ("num_query_groups", "kv_channels", "ffn_hidden_size", "max_position_embeddings"):
+        for name in ("num_query_groups", "kv_channels", "ffn_hidden_size", "max_position_embeddings", "sliding_window"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} = {value} must be at least 1")
@@ -68,6 +70,8 @@ class ModelConfig:
             )
         if self.seq_length > self.positions:
             raise UsageError(f"seq_length = {self.seq_length} is more than the {self.positions} positions of the model")
+        if not 0 < self.rotary_percent <= 1:
+            raise UsageError(f"rotary_percent = {self.rotary_percent} is no share above 0")
         for name in ("hidden_dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"{name} = {getattr(self, name)} is no probability below 1")
@@ -76,6 +80,11 @@ class ModelConfig:
     def head_dim(self) -> int:
         """Channels of one attention head."""
         return self.kv_channels or self.hidden_size // self.num_attention_heads
+
+    @property
+    def rotary_dim(self) -> int:
+        """Channels of a head that rotary positions turn."""
+        return int(self.head_dim * self.rotary_percent)
 
     @property
     def query_groups(self) -> int:
@@ -91,6 +100,11 @@ class ModelConfig:
     def positions(self) -> int:
         """Positions that a learned embedding has."""
         return self.max_position_embeddings or self.seq_length
+
+    @property
+    def context(self) -> int:
+        """Tokens that a model here takes at a time: all positions, or a sliding window of them."""
+        return min(self.positions, self.sliding_window or self.positions)
 
     def require_tp(self, tp: int) -> None:
         """Refuse a tensor parallelism that would cut a head, a key/value head or the MLP unevenly.

@@ -26,7 +26,9 @@ class Embedding(nn.Module):
         self.axes, self.dropout = axes, config.hidden_dropout
         self.rows = config.padded_vocab_size(axes.size) // axes.size
         self.tokens = Weights(self.rows, D)
-        self.positions = Weights(config.positions, D) if first and blueprint.positions == "learned" else None
+        self.first_position = blueprint.first_position
+        learned = first and blueprint.positions == "learned"
+        self.positions = Weights(self.first_position + config.positions, D) if learned else None
         self.types = Weights(config.num_tokentypes, D) if first and blueprint.token_types else None
         self.norm = Norm(config, blueprint) if first and blueprint.order == "post" else None
 
@@ -34,13 +36,14 @@ class Embedding(nn.Module):
         """Hidden states [B, T, D] in `dtype` of tokens [B, T]; with sequence parallelism this rank's [B, T/P, D]."""
         x = self._found(tokens_BT)
         if self.types is not None:
-            types = extras.token_types
+            # Where there is one type, two segments are of the same.
+            types = extras.token_types if len(self.types.weight) > 1 else None
             x = x + (self.types.weight[0] if types is None else F.embedding(types, self.types.weight))
         if self.positions is not None:
             positions = extras.positions
             if positions is None:
                 positions = self.axes.positions(tokens_BT.shape[1], tokens_BT.device)
-            x = x + F.embedding(positions, self.positions.weight)
+            x = x + F.embedding(positions + self.first_position, self.positions.weight)
         if self.norm is not None:
             x = self.norm(x)
         x = self.axes.own_tokens(x if dtype is None else x.to(dtype))

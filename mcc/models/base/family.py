@@ -2,7 +2,8 @@
 
 Training shards by this table, checkpoints convert by it. Shapes are symbols, resolved for one configuration:
 
-    V vocabulary   D hidden size   T positions   F inner width of the MLP   S token types   C classes
+    V vocabulary   D hidden size   T positions   T2 these and two rows before them   S token types   C classes
+    F inner width of the MLP
     A all heads' channels   QKV the fused query/key/value: A and twice the key/value heads' channels
     Z what a trained codec sends: the run's choice, so that no configuration resolves it
 """
@@ -119,8 +120,10 @@ class Family(ABC):
             raise unknown(f"head of family {self.name}", config.head, list(self.blueprint.heads))
         if config.untie_embeddings_and_output_weights and not any(row.untied for row in self.params):
             raise UsageError(f"family {self.name} has no output layer of its own: it is the token embedding")
-        if self.blueprint.positions == "rotary" and config.head_dim % 2:
-            raise UsageError(f"rotary positions need an even number of channels a head, not {config.head_dim}")
+        if self.blueprint.positions == "rotary" and config.rotary_dim % 2:
+            raise UsageError(f"rotary positions need an even number of channels a head, not {config.rotary_dim}")
+        if config.sliding_window is not None and not self.blueprint.window:
+            raise UsageError(f"family {self.name} has no sliding window")
 
     def build(self, config: ModelConfig, axes: Axes, layers: range, first: bool = True, last: bool = True) -> Stage:
         """A pipeline stage's module with this rank's shards, not yet initialised (see `initialize`).
@@ -188,6 +191,7 @@ def sizes(config: ModelConfig, vocab_rows: int | None = None) -> dict[str, int]:
         "V": config.vocab_size if vocab_rows is None else vocab_rows,
         "D": config.hidden_size,
         "T": config.positions,
+        "T2": config.positions + 2,
         "F": config.ffn_size,
         "S": config.num_tokentypes,
         "C": 1 if config.head == "multiple-choice" else config.num_labels,

@@ -127,5 +127,6 @@ def activation(name: str) -> Callable[[Tensor], Any]:
     return {
         "gelu-tanh": lambda x: F.gelu(x, approximate="tanh"),
         "gelu": F.gelu,
+        "relu": F.relu,
         "swiglu": F.silu,
     }[name]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mcc.core.errors import MccError
 from mcc.models.base.attention import Attention
 from mcc.models.base.axes import Axes
 from mcc.models.base.blueprint import LANGUAGE, Blueprint
@@ -49,12 +50,12 @@ class MLP(nn.Module):
 
 
 class Layer(nn.Module):
-    """A Transformer layer, pre-LN or post-LN."""
+    """A Transformer layer, pre-LN, post-LN or parallel."""
 
     def __init__(self, config: ModelConfig, blueprint: Blueprint, axes: Axes, index: int) -> None:
         super().__init__()
         self.axes, self.key, self.dropout = axes, f"layers.{index}", config.hidden_dropout
-        self.pre = blueprint.order == "pre"
+        self.order = blueprint.order
         self.norm1 = Norm(config, blueprint)
         self.attention = Attention(config, blueprint, axes, f"{self.key}.attention")
         self.norm2 = Norm(config, blueprint)
@@ -77,7 +78,11 @@ class Layer(nn.Module):
         keep_mixed: Tensor | None,
         keep_inner: Tensor | None,
     ) -> Tensor:
-        if self.pre:
+        if self.order == "parallel":
+            mixed = self.attention(self.norm1(x_BTD), extras, turn, selective)
+            inner = self.mlp(self.norm2(x_BTD))
+            return x_BTD + drop(mixed, keep_mixed, self.dropout) + drop(inner, keep_inner, self.dropout)
+        if self.order == "pre":
             mixed = self.attention(self.norm1(x_BTD), extras, turn, selective)
             x_BTD = x_BTD + drop(mixed, keep_mixed, self.dropout)
             return x_BTD + drop(self.mlp(self.norm2(x_BTD)), keep_inner, self.dropout)
@@ -120,7 +125,7 @@ class Stage(nn.Module):
         self.embedding = Embedding(config, blueprint, axes, first) if first or self.shared else None
         self.layers = nn.ModuleDict({str(i): Layer(config, blueprint, axes, i) for i in layers})
         self.boundaries, self.before = nn.ModuleDict(), layers.start - 1
-        self.final_norm = Norm(config, blueprint) if last and blueprint.order == "pre" else None
+        self.final_norm = Norm(config, blueprint) if last and blueprint.order != "post" else None
         self.output = None
         if vocabulary and not self.shared:
             self.output = Weights(config.padded_vocab_size(axes.size) // axes.size, config.hidden_size)
@@ -133,6 +138,11 @@ class Stage(nn.Module):
     def hidden(self, x: Tensor, extras: Extras = NO_EXTRAS) -> Tensor:
         """The hidden states after this stage's layers."""
         tokens = x.shape[1] * (1 if self.first or not self.axes.sequence else self.axes.size)
+        if self.config.sliding_window is not None:
+            # Only some of the tokens may be new ones.
+            last = extras.positions
+            seen = tokens * self.axes.context_size if last is None else int(last.max()) + 1
+            self._require_window(seen, self.config.sliding_window)
         if self.first:
             assert self.embedding is not None
             x = self.embedding(x, extras, self.compute_dtype)
@@ -149,6 +159,14 @@ class Stage(nn.Module):
                 x = layer(x, extras, turn, self.recompute == "selective" and torch.is_grad_enabled())
             x = self._cross(x, index)
         return x
+
+    @staticmethod
+    def _require_window(seen: int, window: int) -> None:
+        if seen > window:
+            raise MccError(
+                f"{seen} tokens are more than the model's sliding window of {window}: attention here has no window",
+                f"give at most {window} tokens at a time: in training --seq-length, or --sample-length with --load",
+            )
 
     def _cross(self, x: Tensor, layer: str) -> Tensor:
         """x through the trained codec after a layer, if there is one."""
