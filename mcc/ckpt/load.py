@@ -126,7 +126,7 @@ def _trained_in(name: str, layers: range) -> bool:
 def _part(source: Source, name: str, shape: torch.Size, dim: int | None, axes: Axes, dtype: torch.dtype) -> Tensor:
     """This rank's shard of a tensor; only the vocabulary may have fewer rows in `source` than the ranks together."""
     if dim is None or axes.size == 1:
-        return pad_rows(cast(source.read(name), dtype, name), shape[0])
+        return pad_rows(source.read_as(name, dtype), shape[0])
     there, start = source.shapes()[name][dim], axes.rank * shape[dim]
     length = max(0, min(shape[dim], there - start))
     part = cast(source.read_part(name, dim, start, length), dtype, name) if length else torch.zeros(0, *shape[1:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,35 @@ _REFUSED = {
     "rotary_interleaved": False,
     "qk_layernorm": False,
 }
+
+# NVIDIA's released models, whose files have no arguments: layers, hidden size -> attention heads. Both are of 345M.
+_RELEASED = {(24, 1024): 16}
+# Rows of their embeddings -> tokens of their vocabularies: GPT-2's, BERT's uncased and cased.
+_RELEASED_VOCABULARIES = {("gpt2", 50304): 50257, ("megatron-bert", 30592): 30522, ("megatron-bert", 29056): 28996}
+
+
+def released_args(family: str, layers: int, shapes: Mapping[str, tuple[int, ...]]) -> Namespace | None:
+    """The arguments of a model that NVIDIA released (Shoeybi et al., arXiv 1909.08053); None: it is none of them.
+
+    Args:
+        family: the name of the family that its tensors belong to.
+        layers: how many it has.
+        shapes: of the first rank's tensors.
+    """
+    words = shapes.get("language_model.embedding.word_embeddings.weight", (0, 0))
+    positions = shapes.get("language_model.embedding.position_embeddings.weight", (0, 0))
+    inner = shapes.get("language_model.encoder.layers.0.mlp.dense_h_to_4h.weight", (0, 0))
+    rows, hidden = words
+    if (layers, hidden) not in _RELEASED or (family, rows) not in _RELEASED_VOCABULARIES:
+        return None
+    return Namespace(
+        num_layers=layers,
+        hidden_size=hidden,
+        ffn_hidden_size=inner[0],
+        num_attention_heads=_RELEASED[layers, hidden],
+        max_position_embeddings=positions[0],
+        vocab_size=_RELEASED_VOCABULARIES[family, rows],
+    )
 
 
 def architecture(blueprint: Blueprint) -> dict[str, Any]:

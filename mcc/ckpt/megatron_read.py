@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mcc.ckpt import megatron_tree as tree
-from mcc.ckpt.megatron_args import config_from_args
+from mcc.ckpt.megatron_args import config_from_args, released_args
 from mcc.ckpt.megatron_optim import DISTRIBUTED, RankOptimizer, schedule_of
 from mcc.ckpt.source import Layout, Meta, Source, expected_shapes
 from mcc.ckpt.tokenizer_files import TOKENIZER, token_ids
@@ -60,6 +60,9 @@ class MegatronSource(Source):
         self.version = float(first.values.get("checkpoint_version", 0))
         self.family = _family(first)
         args = first.values.get("args")
+        if args is None:
+            shapes = {key: tensor.shape for key, tensor in first.chunks[0].items()}
+            args = released_args(self.family.name, len(_layers(self.ranks, self.layout)), shapes)
         rows = first.get(0, self.family.row(TOKENS).megatron).shape[0] * self.layout.tp
         tokenizer = next((f / TOKENIZER for f in (folder, folder.parent) if (f / TOKENIZER).is_file()), None)
         vocabulary, origin = _vocabulary(args, rows, tokenizer)
@@ -202,8 +205,9 @@ def _open_ranks(folder: Path) -> tuple[dict[tuple[int, int], _Rank], Layout]:
     ranks = {place: _Rank(file) for place, file in files.items()}
     args = next(iter(ranks.values())).values.get("args")
     # The arguments tell of ranks whose files are missing at the end; the file names tell of more than the arguments.
-    tp = max(getattr(args, "tensor_model_parallel_size", 1), 1 + max(rank for rank, _ in files))
-    pp = max(getattr(args, "pipeline_model_parallel_size", 1), 1 + max(stage for _, stage in files))
+    told = getattr(args, "tensor_model_parallel_size", getattr(args, "model_parallel_size", 1))  # the older name
+    tp = max(told or 1, 1 + max(rank for rank, _ in files))
+    pp = max(getattr(args, "pipeline_model_parallel_size", 1) or 1, 1 + max(stage for _, stage in files))
     for rank in range(tp):
         for stage in range(pp):
             if (rank, stage) not in ranks:

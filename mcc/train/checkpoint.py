@@ -119,7 +119,9 @@ def load_weights(engine: Engine, path: Path, reporter: Reporter = SILENT) -> Non
                 continue
             if new_head and stored.get(name) != wanted.get(name, stored.get(name)):
                 continue  # a head of the run's own, or one of other classes, begins afresh
-            shard = local(source.read(name), engine.family.row(name), engine.config.model, engine.axes)
+            shard = local(
+                source.read_as(name, parameter.dtype), engine.family.row(name), engine.config.model, engine.axes
+            )
             rows = engine.update.held(name)
             parameter.copy_(shard if rows is None else shard[rows[0] : rows[0] + len(parameter)])
     if engine.zero is not None:

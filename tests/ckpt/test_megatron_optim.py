@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mcc.ckpt.convert import convert
 from mcc.ckpt.format import WriteOptions, formats, open_checkpoint
+from mcc.ckpt.load import load_model
 from mcc.ckpt.megatron_tree import nest
 from mcc.ckpt.source import MASTER, Source
 from mcc.core.errors import MccError
@@ -352,3 +353,17 @@ def test_state_of_another_order_is_refused(tmp_path: Path) -> None:
     change(tmp_path, swap)
     with pytest.raises(MccError, match=r"exp_avg of .*word_embeddings.* is \[16, 32\], not \[304, 32\]"):
         open_checkpoint(tmp_path)
+
+
+def test_wider_weights_in_a_format_without_optimizer_are_of_the_masters(tmp_path: Path) -> None:
+    source = InMemory(slots=ADAM)
+    write(tmp_path / "m", source, dtype="float16")
+    convert(tmp_path / "m", tmp_path / "half", "hf")
+    assert {str(dtype) for dtype in open_checkpoint(tmp_path / "half").dtypes().values()} == {"torch.float16"}
+    for name in ("hf", "mcc-safetensors"):
+        convert(tmp_path / "m", tmp_path / name, name, WriteOptions(dtype="float32"))
+        assert_same_tensors(open_checkpoint(tmp_path / name), source)
+    model = load_model(tmp_path / "m").model
+    assert torch.equal(
+        dict(model.named_parameters())["layers.1.mlp.up.weight"], source.values["layers.1.mlp.up.weight"]
+    )

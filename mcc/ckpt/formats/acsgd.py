@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mcc.ckpt.dtypes import cast, dtype_named
+from mcc.ckpt.dtypes import dtype_named
 from mcc.ckpt.foreign import load_tensors
 from mcc.ckpt.format import Format, WriteOptions
 from mcc.ckpt.source import Meta, Source, expected_shapes
@@ -148,7 +148,7 @@ class Acsgd(Format):
             for file, held in files.items():
                 tensors = {
                     # torch.save writes a view's whole storage.
-                    key: FORMS[form].to(cast(source.read(name), wanted, name), config).clone()
+                    key: FORMS[form].to(source.read_as(name, wanted), config).clone()
                     for key, (name, form) in held.items()
                 }
                 size += sum(tensor.nbytes for tensor in tensors.values())

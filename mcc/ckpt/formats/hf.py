@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mcc.ckpt.dtypes import cast, dtype_name, dtype_named
+from mcc.ckpt.dtypes import dtype_name, dtype_named
 from mcc.ckpt.foreign import load_foreign
 from mcc.ckpt.format import Format, WriteOptions
 from mcc.ckpt.hf_names import family_of, read_config, spellings
@@ -170,7 +170,7 @@ def _entries(source: Source, family: Family, options: WriteOptions) -> list[Entr
             def read(name: str = name, form: Form = form, part: int = part, count: int = len(names)) -> Tensor:
                 if name not in held:
                     held.clear()
-                    held[name] = split(cast(source.read(name), wanted, name), form, config, count)
+                    held[name] = split(source.read_as(name, wanted), form, config, count)
                 return held[name][part]
 
             entries.append(Entry(names[part], dtype, shape, read))
