@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mcc.ckpt.dtypes import cast
 from mcc.ckpt.format import detect
-from mcc.ckpt.source import Meta, Source
+from mcc.ckpt.source import MASTER, Meta, Source
 from mcc.ckpt.tokenizer_files import check_vocabulary
 from mcc.core.errors import MccError
 from mcc.models.base.axes import Axes
@@ -129,7 +129,12 @@ def _part(source: Source, name: str, shape: torch.Size, dim: int | None, axes: A
         return pad_rows(source.read_as(name, dtype), shape[0])
     there, start = source.shapes()[name][dim], axes.rank * shape[dim]
     length = max(0, min(shape[dim], there - start))
-    part = cast(source.read_part(name, dim, start, length), dtype, name) if length else torch.zeros(0, *shape[1:])
+    if not length:
+        part = torch.zeros(0, *shape[1:])
+    elif MASTER in source.slots():  # the whole is of the exact copies, too
+        part = source.read_as(name, dtype).narrow(dim, start, length)
+    else:
+        part = cast(source.read_part(name, dim, start, length), dtype, name)
     return pad_rows(part, shape[0]) if dim == 0 else part
 
 
