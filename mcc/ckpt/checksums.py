@@ -40,9 +40,11 @@ def write_sums(folder: Path, sums: Mapping[str, Mapping[str, Any]]) -> None:
     write_text(folder / CHECKSUMS, json.dumps({"algorithm": _KIND, "files": ordered}, indent=1) + "\n")
 
 
-def add_sums(folder: Path) -> None:
-    """Write the checksums of everything in `folder`."""
-    write_sums(folder, {file.name: digest(file) for file in folder.iterdir() if file.name != CHECKSUMS})
+def add_sums(folder: Path, known: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+    """Write the checksums of everything in `folder`; files of `known` checksums are not read again."""
+    sums = dict(known or {})
+    rest = (file for file in folder.iterdir() if file.name != CHECKSUMS and file.name not in sums)
+    write_sums(folder, {**sums, **{file.name: digest(file) for file in rest}})
 
 
 def read_sums(folder: Path) -> Sums | None:

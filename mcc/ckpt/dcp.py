@@ -1,4 +1,4 @@
-"""torch.distributed.checkpoint folders read and written by one process, a tensor at a time, without a process group."""
+"""torch.distributed.checkpoint folders read by one process, a tensor at a time, without a process group."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 import pathlib
 import pickle
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,12 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint import filesystem, metadata
 
+from mcc.ckpt.dcp_tensor import NotPlain, map_saved
+from mcc.ckpt.dcp_write import METADATA
 from mcc.ckpt.pieces import LoadPieces, Piece
 from mcc.core.errors import MccError
 
-METADATA = ".metadata"
+__all__ = ["METADATA", "DcpFolder"]
 
 _CLASSES: dict[tuple[str, str], Any] = {
     **{
@@ -95,7 +97,16 @@ class DcpFolder:
         Raises:
             MccError: there is no such key, or a file that holds a part of it is missing or truncated.
         """
-        dtype, shape = self._described(key)
+        self._described(key)
+        try:
+            return self._mapped(key)
+        except NotPlain:
+            return self._by_torch(key)
+        except (RuntimeError, OSError) as error:
+            raise MccError(f"{self.folder}: tensor {key} cannot be read: {error}") from error
+
+    def _by_torch(self, key: str) -> Tensor:
+        dtype, shape = self.stored[key]
         whole = torch.empty(shape, dtype=dtype)
         self._load(key, whole, dcp.DefaultLoadPlanner())
         return whole
@@ -117,6 +128,28 @@ class DcpFolder:
             raise MccError(f"{self.folder} has no tensor {key}")
         self._check(key)
         return self.stored[key]
+
+    def _mapped(self, key: str) -> Tensor:
+        """From mapped files; a tensor that is stored in one piece is not copied."""
+        dtype, shape = self.stored[key]
+        boxes = self._metadata.state_dict_metadata[key].chunks
+        whole: Tensor | None = None
+        for box in boxes:
+            where = self._metadata.storage_data.get(metadata.MetadataIndex(key, box.offsets))
+            if where is None or getattr(where, "transform_descriptors", None):
+                raise NotPlain
+            part = map_saved(self.folder / where.relative_path, where.offset, where.length)
+            if part.dtype != dtype or part.shape != box.sizes:
+                raise NotPlain
+            if tuple(box.sizes) == shape:
+                return part
+            target = whole = torch.empty(shape, dtype=dtype) if whole is None else whole
+            for dim, (start, size) in enumerate(zip(box.offsets, box.sizes, strict=True)):
+                target = target.narrow(dim, start, size)
+            target.copy_(part)
+        if whole is None or sum(math.prod(box.sizes) for box in boxes) != math.prod(shape):
+            raise NotPlain
+        return whole
 
     def _load(self, key: str, target: Tensor | Piece, planner: dcp.LoadPlanner) -> None:
         try:
@@ -150,45 +183,6 @@ class DcpFolder:
                     f"{file} is truncated in tensor {key}: it ends at byte {file.stat().st_size}, not {end}",
                     "copy the whole folder again",
                 )
-
-
-class _Writer(dcp.FileSystemWriter):
-    """Leaves out where and when it wrote: the same tensors give the same bytes."""
-
-    def storage_meta(self) -> metadata.StorageMeta:
-        return metadata.StorageMeta()
-
-
-class _LazyPlanner(dcp.DefaultSavePlanner):
-    """Plans with tensors that have no memory, and reads each one when its turn to be written comes."""
-
-    def __init__(self, read: Callable[[str], Tensor]) -> None:
-        super().__init__(flatten_state_dict=False)
-        self._read = read
-
-    def lookup_object(self, index: Any) -> Tensor:
-        return self._read(index.fqn)
-
-
-def write_dcp(
-    folder: Path, entries: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], read: Callable[[str], Tensor]
-) -> int:
-    """Save `entries` to `folder`, calling `read` for one at a time; returns the bytes of the tensors.
-
-    Raises:
-        MccError: what `read` raised, or the folder cannot be written.
-    """
-    state = {key: torch.empty(shape, dtype=dtype, device="meta") for key, (dtype, shape) in entries.items()}
-    writer = _Writer(folder, sync_files=False)
-    try:
-        with _quiet():
-            dcp.save(state, storage_writer=writer, planner=_LazyPlanner(read), no_dist=True)
-    except dcp.CheckpointException as error:
-        cause = _cause(error)
-        if isinstance(cause, MccError):
-            raise cause from None
-        raise MccError(f"cannot write {folder}: {cause}", "is the disk full?") from error
-    return sum(math.prod(shape) * dtype.itemsize for dtype, shape in entries.values())
 
 
 @contextmanager

@@ -35,11 +35,14 @@ class WriteOptions:
     dtype: str | None = option(None, "dtype of the written tensors [as stored]")
     megatron_version: float = option(3.0, "Megatron-LM's checkpoint_version: 0, 1, 2 or 3")
     shard_bytes: int = option(5_000_000_000, "bytes of one safetensors file at most")
+    workers: int = option(1, "threads that read and convert the next tensors while one is written; 0: none")
 
     def __post_init__(self) -> None:
         if min(self.tp, self.pp, self.vpp, self.shard_bytes) < 1:
             sizes = f"tp = {self.tp}, pp = {self.pp}, vpp = {self.vpp}, shard_bytes = {self.shard_bytes}"
             raise UsageError(f"{sizes}: each at least 1")
+        if self.workers < 0:
+            raise UsageError(f"workers = {self.workers} is negative")
         if self.dtype is not None:
             dtype_named(self.dtype)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mcc.ckpt.ahead import ahead
 from mcc.core.errors import MccError
 from mcc.core.events import SILENT, Reporter
 
@@ -29,11 +31,12 @@ _NAMES = {dtype: code for code, dtype in _CODES.items()}
 
 @dataclass(frozen=True)
 class Stored:
-    """One tensor as a file holds it."""
+    """One tensor as a file holds it; `start` is its first byte."""
 
     file: Path
     dtype: torch.dtype
     shape: tuple[int, ...]
+    start: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,38 +62,53 @@ class TensorFiles:
 
     def __init__(self, folder: Path, stem: str = "model") -> None:
         self.stored: dict[str, Stored] = {}
-        self._open: dict[Path, Any] = {}
         index = folder / f"{stem}.safetensors.index.json"
         if index.exists():
-            for name, file in read_index(index).items():
-                if file not in self._open:
-                    self._add(file)
+            placed = read_index(index)
+            for file in dict.fromkeys(placed.values()):
+                self._add(file)
+            for name, file in placed.items():
                 if name not in self.stored:
                     raise MccError(f"{file} has no tensor {name}, which {index.name} places there")
         else:
             self._add(folder / f"{stem}.safetensors")
 
     def read(self, name: str) -> Tensor:
-        """The tensor called `name`, memory-mapped where the platform can."""
-        from safetensors import SafetensorError, safe_open
-
-        file = self.stored[name].file
+        """The tensor called `name`, memory-mapped (`map_tensor`)."""
+        found = self.stored[name]
         try:
-            if self._open[file] is None:
-                self._open[file] = safe_open(file, framework="pt")
-            tensor: Tensor = self._open[file].get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise MccError(f"{file}: tensor {name} cannot be read: {error}") from error
-        return tensor
+            return map_tensor(found.file, found.start, found.dtype, found.shape)
+        except (OSError, ValueError) as error:
+            raise MccError(f"{found.file}: tensor {name} cannot be read: {error}") from error
 
     def _add(self, file: Path) -> None:
-        for name, value in _read_header(file).items():
+        header, start = _read_header(file)
+        for name, value in header.items():
             if name == "__metadata__":
                 continue
             if value["dtype"] not in _CODES:
                 raise MccError(f"{file}: tensor {name} has the unknown dtype {value['dtype']}")
-            self.stored[name] = Stored(file, _CODES[value["dtype"]], tuple(value["shape"]))
-        self._open[file] = None
+            found = Stored(file, _CODES[value["dtype"]], tuple(value["shape"]), start + value["data_offsets"][0])
+            if math.prod(found.shape) * found.dtype.itemsize != value["data_offsets"][1] - value["data_offsets"][0]:
+                raise MccError(f"{file}: tensor {name} of shape {list(found.shape)} does not fill its place")
+            self.stored[name] = found
+
+
+def map_tensor(file: Path, start: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    """The numbers that stand from byte `start` of `file` on, as a tensor that is read when it is looked at.
+
+    Each tensor is a mapping of its own, so that its pages go when it goes. What is changed in it changes no file.
+
+    Raises:
+        OSError, ValueError: the file cannot be mapped, or is shorter.
+    """
+    size_bytes = math.prod(shape) * dtype.itemsize
+    if not size_bytes:
+        return torch.empty(shape, dtype=dtype)
+    before = start % mmap.ALLOCATIONGRANULARITY
+    with file.open("rb") as stream:
+        pages = mmap.mmap(stream.fileno(), before + size_bytes, access=mmap.ACCESS_COPY, offset=start - before)
+    return torch.frombuffer(pages, dtype=dtype, count=math.prod(shape), offset=before).reshape(shape)
 
 
 def read_index(index: Path) -> dict[str, Path]:
@@ -118,6 +136,7 @@ def write_tensors(
     stem: str = "model",
     shard_bytes: int = 5_000_000_000,
     reporter: Reporter = SILENT,
+    workers: int = 1,
 ) -> int:
     """Write `entries` to `folder`, one at a time; returns the bytes of the tensors.
 
@@ -128,7 +147,7 @@ def write_tensors(
     with reporter.task("write", total, "B") as task:
         for number, shard in enumerate(shards, 1):
             name = stem if len(shards) == 1 else f"{stem}-{number:05d}-of-{len(shards):05d}"
-            _write_file(folder / f"{name}.safetensors", shard, task.advance)
+            _write_file(folder / f"{name}.safetensors", shard, task.advance, workers)
     if len(shards) > 1:
         placed = {
             entry.name: f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
@@ -152,7 +171,7 @@ def _shards(entries: Sequence[Entry], shard_bytes: int) -> list[list[Entry]]:
     return shards
 
 
-def _write_file(file: Path, entries: Iterable[Entry], advance: Callable[[float], None]) -> None:
+def _write_file(file: Path, entries: Iterable[Entry], advance: Callable[[float], None], workers: int) -> None:
     # Widest numbers first, as the reference writer does: then every tensor starts at a multiple of its item size.
     ordered = sorted(entries, key=lambda entry: -entry.dtype.itemsize)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
@@ -166,17 +185,18 @@ def _write_file(file: Path, entries: Iterable[Entry], advance: Callable[[float],
         start += entry.size_bytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with file.open("wb") as out:
-        out.write(len(text).to_bytes(8, "little"))
-        out.write(text)
-        for entry in ordered:
-            tensor = entry.read().contiguous()
+    with file.open("wb", buffering=0) as out:
+        out.write(len(text).to_bytes(8, "little") + text)
+        for entry, tensor in ahead(ordered, lambda entry: entry.read().contiguous(), workers):
             assert tensor.dtype == entry.dtype and tuple(tensor.shape) == entry.shape, entry.name
-            out.write(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+            left = memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+            while left:
+                left = left[out.write(left) :]  # the system takes 2 GiB at a time
             advance(entry.size_bytes)
 
 
-def _read_header(file: Path) -> dict[str, Any]:
+def _read_header(file: Path) -> tuple[dict[str, Any], int]:
+    """The header, and the first byte after it."""
     if not file.is_file():
         raise MccError(f"missing file {file}")
     size = file.stat().st_size
@@ -186,7 +206,7 @@ def _read_header(file: Path) -> dict[str, Any]:
             raise MccError(f"{file} is truncated in its header: {size} bytes", "copy it again from where it came")
         try:
             header: dict[str, Any] = json.loads(stream.read(length))
-            ends = {name: value["data_offsets"][1] for name, value in header.items() if name != "__metadata__"}
+            ends = {name: _end(value) for name, value in header.items() if name != "__metadata__"}
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise MccError(f"{file} is not a safetensors file: {error!r}") from error
     for name, end in ends.items():
@@ -195,4 +215,12 @@ def _read_header(file: Path) -> dict[str, Any]:
                 f"{file} is truncated in tensor {name}: it ends at byte {size}, not {8 + length + end}",
                 "copy it again from where it came",
             )
-    return header
+    return header, 8 + length
+
+
+def _end(value: dict[str, Any]) -> int:
+    """The byte after a tensor, counted from the header's end; everything that is said of the tensor makes sense."""
+    (start, end), shape = value["data_offsets"], value["shape"]
+    if not all(isinstance(number, int) and number >= 0 for number in (start, *shape)) or not isinstance(end, int):
+        raise ValueError(f"data_offsets {[start, end]} of shape {shape}")
+    return end

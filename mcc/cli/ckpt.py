@@ -47,6 +47,13 @@ _VPP = Annotated[
 ]
 
 
+@app.callback()
+def _before() -> None:
+    from mcc.core.pages import keep_pages
+
+    keep_pages()
+
+
 @app.command()
 def inspect(
     path: _Source,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -62,6 +63,20 @@ def test_ours_reads_the_reference_library(tmp_path: Path) -> None:
         assert torch.equal(files.read(name), tensor), name
 
 
+@pytest.mark.parametrize("places", [{"data_offsets": [0, 8]}, {"data_offsets": [-4, 0]}, {"shape": [-1]}, {"shape": 1}])
+def test_places_that_make_no_sense(tmp_path: Path, places: dict[str, Any]) -> None:
+    header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4], **places}}).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(16))
+    with pytest.raises(MccError, match=r"model\.safetensors"):
+        TensorFiles(tmp_path).read("a")
+
+
+def test_what_is_changed_in_a_tensor_changes_no_file(tmp_path: Path) -> None:
+    write_tensors(tmp_path, [Entry("a", torch.float32, (3,), lambda: torch.ones(3))])
+    TensorFiles(tmp_path).read("a").zero_()
+    assert TensorFiles(tmp_path).read("a").tolist() == [1, 1, 1]
+
+
 def test_reads_one_tensor_at_a_time(tmp_path: Path) -> None:
     """The next tensor is asked for when the one before is in the file."""
     written: list[int] = []
@@ -71,7 +86,7 @@ def test_reads_one_tensor_at_a_time(tmp_path: Path) -> None:
         written.append(file.stat().st_size)
         return torch.ones(1 << 18)  # beyond any buffer of the file
 
-    write_tensors(tmp_path, [Entry(str(i), torch.float32, (1 << 18,), read) for i in range(4)])
+    write_tensors(tmp_path, [Entry(str(i), torch.float32, (1 << 18,), read) for i in range(4)], workers=0)
     steps = [b - a for a, b in pairwise(written)]
     assert all(abs(step - (1 << 20)) < 1 << 17 for step in steps), written
 

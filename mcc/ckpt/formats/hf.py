@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import torch
@@ -148,7 +151,9 @@ class HuggingFace(Format):
         config = source.meta.config
         family = families.get(config.family)()
         entries = _entries(source, family, options)
-        size = write_tensors(folder, entries, shard_bytes=options.shard_bytes, reporter=reporter)
+        size = write_tensors(
+            folder, entries, shard_bytes=options.shard_bytes, reporter=reporter, workers=options.workers
+        )
         # Left out, transformers would take the ids of the original vocabulary.
         named = write_hf_tokenizer(source.meta.tokenizer, folder, config.positions)
         values = {**named, **family.to_hf_config(config)}
@@ -161,17 +166,32 @@ def _entries(source: Source, family: Family, options: WriteOptions) -> list[Entr
     config, shapes, stored = source.meta.config, source.shapes(), source.dtypes()
     wanted = None if options.dtype is None else dtype_named(options.dtype)
     entries = []
-    held: dict[str, list[Tensor]] = {}  # the tensor read last: several of theirs may come from it
     for name, row, layer in family.table(config):
         form, names = FORMS[row.hf_form], row.hf_names(layer)
         dtype = wanted if wanted is not None and stored[name].is_floating_point else stored[name]
+
+        def read(name: str = name, form: Form = form, count: int = len(names)) -> list[Tensor]:
+            return split(source.read_as(name, wanted), form, config, count)
+
+        parts = _Parts(read, len(names))
         for part, shape in enumerate(split_shapes(shapes[name], form, config, len(names))):
-
-            def read(name: str = name, form: Form = form, part: int = part, count: int = len(names)) -> Tensor:
-                if name not in held:
-                    held.clear()
-                    held[name] = split(source.read_as(name, wanted), form, config, count)
-                return held[name][part]
-
-            entries.append(Entry(names[part], dtype, shape, read))
+            entries.append(Entry(names[part], dtype, shape, partial(parts.take, part)))
     return entries
+
+
+class _Parts:
+    """What several of their tensors come from: read once, by whichever thread is first, and let go with the last."""
+
+    def __init__(self, read: Callable[[], list[Tensor]], count: int) -> None:
+        self._read, self._left, self._lock = read, count, Lock()
+        self._held: list[Tensor] = []
+
+    def take(self, part: int) -> Tensor:
+        with self._lock:
+            if not self._held:
+                self._held = self._read()
+            taken = self._held[part]
+            self._left -= 1
+            if not self._left:
+                self._held = []
+            return taken

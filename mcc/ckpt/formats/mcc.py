@@ -10,13 +10,15 @@ one layout (random states, codec states) and only training reads them.
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from mcc.ckpt.checksums import add_sums
-from mcc.ckpt.dcp import METADATA, DcpFolder, write_dcp
+from mcc.ckpt.dcp import METADATA, DcpFolder
+from mcc.ckpt.dcp_write import write_dcp
 from mcc.ckpt.dtypes import cast, dtype_name, dtype_named
 from mcc.ckpt.format import Format, WriteOptions
 from mcc.ckpt.history import LATEST, folder_name
@@ -113,15 +115,14 @@ class Native(Format):
                 readers[key] = (lambda name, slot=slot: source.read_slot(slot, name), name)  # type: ignore[misc]
                 entries[key] = (torch.float32, shape)  # moments keep their precision whatever the weights' dtype
 
-        with reporter.task("write", len(entries), "tensors") as task:
+        def read(key: str) -> Tensor:
+            reader, name = readers[key]
+            return pad_rows(cast(reader(name), entries[key][0], name), entries[key][1][0])
 
-            def read(key: str) -> Tensor:
-                task.advance()
-                reader, name = readers[key]
-                return pad_rows(cast(reader(name), entries[key][0], name), entries[key][1][0])
-
-            checkpoint = folder / folder_name(source.meta.iteration)
-            size = write_dcp(checkpoint, entries, read)
+        checkpoint = folder / folder_name(source.meta.iteration)
+        size = sum(math.prod(shape) * dtype.itemsize for dtype, shape in entries.values())
+        with reporter.task("write", size, "B") as task:
+            sums = write_dcp(checkpoint, entries, read, options.workers, task.advance)
         copied = copy_tokenizer(source.meta.tokenizer, checkpoint)
         extra = {
             "consumed_samples": source.meta.extra.get("consumed_samples", 0),
@@ -139,7 +140,7 @@ class Native(Format):
             extra=extra,
         )
         write_manifest(checkpoint, self.name, meta)
-        add_sums(checkpoint)
+        add_sums(checkpoint, sums)
         write_text(folder / LATEST, checkpoint.name + "\n")
         return len(padded), size
 

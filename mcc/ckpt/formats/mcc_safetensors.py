@@ -62,7 +62,9 @@ class MccSafetensors(Format):
 
     def write_files(self, source: Source, folder: Path, options: WriteOptions, reporter: Reporter) -> tuple[int, int]:
         entries = plain_entries(source, options)
-        size = write_tensors(folder, entries, shard_bytes=options.shard_bytes, reporter=reporter)
+        size = write_tensors(
+            folder, entries, shard_bytes=options.shard_bytes, reporter=reporter, workers=options.workers
+        )
         copied = copy_tokenizer(source.meta.tokenizer, folder)
         meta = dataclasses.replace(
             source.meta,
