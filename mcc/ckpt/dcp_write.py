@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import pickle
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,34 +14,15 @@ from torch.distributed.checkpoint import metadata
 from torch.distributed.checkpoint.filesystem import CURRENT_DCP_VERSION, _StorageInfo
 
 from mcc.ckpt.ahead import ahead
+from mcc.ckpt.crc import combine
+from mcc.ckpt.saved_tensor import Saved, saved
 from mcc.core.errors import MccError
+from mcc.core.files import write_all
 
 METADATA = ".metadata"
 _FILE = "__0_0.distcp"
 
 Entries = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
-
-
-class _Summed:
-    """A file that keeps the CRC-32 of what is written to it."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream, self.crc32, self.bytes = stream, 0, 0
-
-    def write(self, data: Any) -> int:
-        self.crc32 = zlib.crc32(data, self.crc32)
-        left = memoryview(data).cast("B")
-        size = left.nbytes
-        while left:
-            left = left[self._stream.write(left) :]  # the system takes 2 GiB at a time
-        self.bytes += size
-        return size
-
-    def tell(self) -> int:
-        return self.bytes
-
-    def flush(self) -> None:
-        self._stream.flush()
 
 
 def write_dcp(
@@ -64,24 +44,32 @@ def write_dcp(
     Raises:
         MccError: what `read` raised, or the folder cannot be written.
     """
+
+    def item_of(key: str) -> Saved:
+        tensor = read(key)
+        assert (tensor.dtype, tuple(tensor.shape)) == entries[key], key
+        return saved(tensor)
+
     storage: dict[Any, _StorageInfo] = {}
     described: dict[str, Any] = {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / _FILE).open("wb", buffering=0) as raw:
-            out = _Summed(raw)
-            for key, tensor in ahead(entries, read, workers):
+        at = crc32 = 0
+        with (folder / _FILE).open("wb", buffering=0) as out:
+            for key, item in ahead(entries, item_of, workers):
                 dtype, shape = entries[key]
-                assert tensor.dtype == dtype and tuple(tensor.shape) == shape, key
-                start = out.tell()
-                torch.save(_alone(tensor), out)
+                for part in item.parts:
+                    write_all(out, part)
                 zeros = torch.Size([0] * len(shape))
                 chunk = metadata.ChunkStorageMetadata(offsets=zeros, sizes=torch.Size(shape))
                 described[key] = metadata.TensorStorageMetadata(
                     properties=metadata.TensorProperties(dtype=dtype), size=torch.Size(shape), chunks=[chunk]
                 )
-                storage[metadata.MetadataIndex(key, zeros, 0)] = _StorageInfo(_FILE, start, out.tell() - start)
+                storage[metadata.MetadataIndex(key, zeros, 0)] = _StorageInfo(_FILE, at, item.size_bytes)
+                crc32 = combine(crc32, item.crc32, item.size_bytes)
+                at += item.size_bytes
                 advance(math.prod(shape) * dtype.itemsize)
+                del item  # before the next one
         whole = metadata.Metadata(
             state_dict_metadata=described,
             storage_data=storage,
@@ -91,12 +79,4 @@ def write_dcp(
         (folder / METADATA).write_bytes(pickle.dumps(whole))
     except OSError as error:
         raise MccError(f"cannot write {folder}: {error.strerror}", "is the disk full?") from error
-    return {_FILE: {"bytes": out.bytes, "crc32": f"{out.crc32:08x}"}}
-
-
-def _alone(tensor: Tensor) -> Tensor:
-    """The tensor with a storage that holds nothing else: `torch.save` writes whole storages."""
-    tensor = tensor.detach().contiguous()
-    if tensor.untyped_storage().nbytes() == tensor.nbytes:
-        return tensor
-    return torch.from_numpy(tensor.view(-1).view(torch.uint8).numpy()).view(tensor.dtype).view(tensor.shape)
+    return {_FILE: {"bytes": at, "crc32": f"{crc32:08x}"}}

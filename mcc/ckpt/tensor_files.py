@@ -20,6 +20,7 @@ from torch import Tensor
 from mcc.ckpt.ahead import ahead
 from mcc.core.errors import MccError
 from mcc.core.events import SILENT, Reporter
+from mcc.core.files import write_all
 
 _CODES: dict[str, torch.dtype] = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -189,9 +190,7 @@ def _write_file(file: Path, entries: Iterable[Entry], advance: Callable[[float],
         out.write(len(text).to_bytes(8, "little") + text)
         for entry, tensor in ahead(ordered, lambda entry: entry.read().contiguous(), workers):
             assert tensor.dtype == entry.dtype and tuple(tensor.shape) == entry.shape, entry.name
-            left = memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
-            while left:
-                left = left[out.write(left) :]  # the system takes 2 GiB at a time
+            write_all(out, memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
             advance(entry.size_bytes)
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import RawIOBase
 from pathlib import Path
 
 from mcc.core.errors import MccError
@@ -49,6 +50,13 @@ def write_text(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8 to `path`, whole or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_all(out: RawIOBase, data: memoryview | bytes) -> None:
+    """Write `data` to a file without a buffer: the system takes 2 GiB at a time at most."""
+    left = memoryview(data)
+    while left:
+        left = left[out.write(left) :]
 
 
 def remove(path: Path) -> None:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import pickle
+import zlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mcc.ckpt.checksums import digest
+from mcc.ckpt.crc import combine
 from mcc.ckpt.dcp import DcpFolder
 from mcc.ckpt.dcp_tensor import NotPlain, map_saved
 from mcc.ckpt.dcp_write import write_dcp
+from mcc.ckpt.saved_tensor import saved
 
 VALUES = {
     "a": torch.arange(12.0).reshape(3, 4),
@@ -81,3 +86,23 @@ def test_only_tensors_of_numbers_are_mapped(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes().replace(b"_rebuild_tensor_v2", b"_rebuild_parameter"))
     with pytest.raises(NotPlain):
         map_saved(*where)
+
+
+def test_the_archive_of_a_tensor_is_one_that_torch_reads() -> None:
+    import io
+    import zipfile
+
+    for tensor in (*VALUES.values(), torch.arange(20.0).reshape(4, 5)[1:, ::2], torch.ones(3).to(torch.float8_e5m2)):
+        item = saved(tensor)
+        data = b"".join(map(bytes, item.parts))
+        assert (len(data), zlib.crc32(data)) == (item.size_bytes, item.crc32)
+        assert zipfile.ZipFile(io.BytesIO(data)).testzip() is None
+        found = torch.load(io.BytesIO(data), weights_only=True)
+        assert found.dtype == tensor.dtype
+        assert torch.equal(found.float(), tensor.float())
+
+
+@given(first=st.binary(max_size=300), second=st.binary(max_size=300), zeros=st.integers(0, 70000))
+def test_checksums_of_pieces(first: bytes, second: bytes, zeros: int) -> None:
+    second += bytes(zeros)
+    assert combine(zlib.crc32(first), zlib.crc32(second), len(second)) == zlib.crc32(first + second)
