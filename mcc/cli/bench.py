@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from mcc.cli import bench_network, bench_paper
+from mcc.cli import bench_eval, bench_network, bench_paper
 from mcc.cli.blends import BlendCommand
 from mcc.cli.console import JSON, print_json, reporter, table
 from mcc.core.events import SILENT, Reporter, track
@@ -150,3 +150,4 @@ def _shape(text: str) -> tuple[int, ...]:
 
 app.command(epilog=bench_network.EPILOG, cls=BlendCommand)(bench_network.network)
 app.command(epilog=bench_paper.EPILOG)(bench_paper.paper)
+app.command("eval")(bench_eval.evaluation)
