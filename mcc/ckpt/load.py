@@ -67,7 +67,11 @@ def load_model(
 
 
 def load_stage(
-    path: str | Path, axes: Axes, layers: Callable[[ModelConfig], range], dtype: torch.dtype = torch.float32
+    path: str | Path,
+    axes: Axes,
+    layers: Callable[[ModelConfig], range],
+    dtype: torch.dtype = torch.float32,
+    trained: bool = True,
 ) -> LoadedModel:
     """A rank's part of the model at `path`: the tensor-parallel shards of some layers, and nothing else of it.
 
@@ -77,6 +81,7 @@ def load_stage(
         layers: the model -> the layers of this rank's pipeline stage; the embedding is with the first layer, the
             output layer with the last.
         dtype: of the weights.
+        trained: with the codecs that were trained with the model.
 
     Raises:
         MccError: as `load_model`.
@@ -89,7 +94,7 @@ def load_stage(
     meta.config.require_tp(axes.size)
     return LoadedModel(
         config=meta.config,
-        model=build_stage(source, axes, layers(meta.config), dtype),
+        model=build_stage(source, axes, layers(meta.config), dtype, trained),
         tokenizer_file=meta.tokenizer,
         source_format=plugin.name,
         meta=meta,
@@ -103,14 +108,17 @@ def build_model(source: Source, dtype: torch.dtype = torch.float32) -> Stage:
 
 
 @torch.no_grad()
-def build_stage(source: Source, axes: Axes, layers: range, dtype: torch.dtype = torch.float32) -> Stage:
+def build_stage(
+    source: Source, axes: Axes, layers: range, dtype: torch.dtype = torch.float32, trained: bool = True
+) -> Stage:
     """`build_model` of one rank's part, read a tensor at a time."""
     config, family = source.meta.config, families.get(source.meta.config.family)()
     shapes = source.shapes()
     with torch.device("meta"):  # no memory and no initialisation for what is replaced at once
         first, last = layers.start == 0, layers.stop == config.num_layers
         model = family.build(config, axes, layers, first, last)
-        insert(model, {name: sent_channels(name, shapes[name]) for name in shapes if _trained_in(name, layers)})
+        codecs = [name for name in shapes if trained and _trained_in(name, layers)]
+        insert(model, {name: sent_channels(name, shapes[name]) for name in codecs})
     model = model.to(dtype).to_empty(device="cpu").eval()
     for name, parameter in model.named_parameters():
         assert name in shapes, f"the family's table lacks {name}"

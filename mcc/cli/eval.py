@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from mcc.cli import console, eval_compare, eval_task
-from mcc.cli.eval_options import BatchTokens, Checkpoint, Device, Nproc, Pp, Tokenizer, Tp
+from mcc.cli.eval_options import BatchTokens, Checkpoint, Codec, Device, Nproc, Pp, Tokenizer, Tp, codec_ways
 from mcc.core.errors import UsageError, unknown
 
 app = typer.Typer(
@@ -56,6 +56,7 @@ def zero_shot(
     nproc: Nproc = None,
     tp: Tp = 1,
     pp: Pp = 1,
+    codec: Codec = None,
     as_json: console.JSON = False,
 ) -> None:
     """Score tasks through lm-evaluation-harness: its prompts, metrics and standard errors.
@@ -78,33 +79,39 @@ def zero_shot(
     tasks = [name.strip() for name in names.split(",") if name.strip()]
     if not tasks:
         raise UsageError("--tasks names no task", "for instance --tasks lambada,piqa")
-    report: ZeroShotReport = on_ranks(
-        zero_shot,
-        nproc=nproc,
-        layout=Layout(tp=tp, pp=pp),
-        reporter=console.reporter,
-        checkpoint=checkpoint,
-        tasks=tasks,
-        task_files=parse_task_files(tasks, task_file or []),
-        num_fewshot=num_fewshot,
-        limit=limit,
-        batch_tokens=batch_tokens or DEFAULT_BATCH_TOKENS,
-        tokenizer=tokenizer,
-        device=device,
-        out=out,
-    )
+    ways = codec_ways(codec)
+    reports: dict[str, ZeroShotReport] = {
+        way: on_ranks(
+            zero_shot,
+            nproc=nproc,
+            layout=Layout(tp=tp, pp=pp),
+            reporter=console.reporter,
+            checkpoint=checkpoint,
+            tasks=tasks,
+            task_files=parse_task_files(tasks, task_file or []),
+            num_fewshot=num_fewshot,
+            limit=limit,
+            batch_tokens=batch_tokens or DEFAULT_BATCH_TOKENS,
+            tokenizer=tokenizer,
+            device=device,
+            out=out / f"codec-{way}" if out and len(ways) > 1 else out,
+            **settings,
+        )
+        for way, settings in ways.items()
+    }
     if as_json:
-        console.print_json(report)
+        console.print_json(reports if len(reports) > 1 else next(iter(reports.values())))
         return
-    rows = []
-    for task, score in report.results.items():
-        for i, (name, metric) in enumerate(score.metrics.items()):
-            arrow = {True: "higher", False: "lower", None: None}[metric.higher_is_better]
-            first = (task, score.samples, score.num_fewshot) if i == 0 else (None, None, None)
-            seconds = report.seconds.get(task) if i == 0 else None
-            rows.append((*first, name, metric.value, metric.stderr, arrow, seconds))
-    columns = ("task", "documents", "examples", "metric", "value", "std. error", "better", "seconds")
-    console.table(f"Zero-shot scores of {checkpoint}", columns, rows)
+    for way, report in reports.items():
+        rows = []
+        for task, score in report.results.items():
+            for i, (name, metric) in enumerate(score.metrics.items()):
+                arrow = {True: "higher", False: "lower", None: None}[metric.higher_is_better]
+                first = (task, score.samples, score.num_fewshot) if i == 0 else (None, None, None)
+                seconds = report.seconds.get(task) if i == 0 else None
+                rows.append((*first, name, metric.value, metric.stderr, arrow, seconds))
+        columns = ("task", "documents", "examples", "metric", "value", "std. error", "better", "seconds")
+        console.table(_title(f"Zero-shot scores of {checkpoint}", way), columns, rows)
 
 
 @app.command()
@@ -135,6 +142,7 @@ def perplexity(
     nproc: Nproc = None,
     tp: Tp = 1,
     pp: Pp = 1,
+    codec: Codec = None,
     as_json: console.JSON = False,
 ) -> None:
     """Perplexity of a text, by Megatron-LM's protocol for WikiText-103.
@@ -152,46 +160,49 @@ def perplexity(
     from mcc.eval.perplexity import DEFAULT_OVERLAP, PerplexityReport, perplexity
     from mcc.eval.scorer import DEFAULT_BATCH_TOKENS
 
+    shared: dict[str, Any] = {
+        "nproc": nproc, "layout": Layout(tp=tp, pp=pp), "reporter": console.reporter,
+        "checkpoint": checkpoint, "file": file, "field": field,
+        "batch_tokens": batch_tokens or DEFAULT_BATCH_TOKENS, "tokenizer": tokenizer, "device": device,
+    }  # fmt: skip
     if lambada is not None:
-        _lambada(
-            lambada, as_json, checkpoint=checkpoint, file=file, field=field, tokenizer=tokenizer, device=device,
-            batch_tokens=batch_tokens or DEFAULT_BATCH_TOKENS, nproc=nproc, layout=Layout(tp=tp, pp=pp),
-        )  # fmt: skip
+        _lambada(lambada, as_json, codec_ways(codec), shared)
         return
-    report: PerplexityReport = on_ranks(
-        perplexity,
-        nproc=nproc,
-        layout=Layout(tp=tp, pp=pp),
-        reporter=console.reporter,
-        checkpoint=checkpoint,
-        file=file,
-        overlap=overlap or DEFAULT_OVERLAP,
-        word_level=word_level,
-        detokenize=detokenize,
-        field=field,
-        batch_tokens=batch_tokens or DEFAULT_BATCH_TOKENS,
-        tokenizer=tokenizer,
-        device=device,
-    )
+    reports: dict[str, PerplexityReport] = {
+        way: on_ranks(
+            perplexity,
+            overlap=overlap or DEFAULT_OVERLAP,
+            word_level=word_level,
+            detokenize=detokenize,
+            **shared,
+            **settings,
+        )
+        for way, settings in codec_ways(codec).items()
+    }
     if as_json:
-        console.print_json(report)
+        console.print_json(reports if len(reports) > 1 else next(iter(reports.values())))
         return
-    rows: list[tuple[str, object]] = [
-        ("perplexity of a token", report.perplexity),
-        ("loss, nats a token", report.loss),
-        ("tokens scored", report.scored_tokens),
-    ]
-    if report.words is not None:
-        rows = [("perplexity of a word", report.word_perplexity), *rows, ("words", report.words)]
-    rows += [
-        ("documents", report.documents),
-        ("windows", f"{report.context} tokens, advancing by {report.overlap}"),
-        ("seconds", report.seconds),
-    ]
-    console.table(f"{checkpoint} on {file}", ("what", "value"), rows)
+    for way, report in reports.items():
+        rows: list[tuple[str, object]] = [
+            ("perplexity of a token", report.perplexity),
+            ("loss, nats a token", report.loss),
+            ("tokens scored", report.scored_tokens),
+        ]
+        if report.words is not None:
+            rows = [("perplexity of a word", report.word_perplexity), *rows, ("words", report.words)]
+        rows += [
+            ("documents", report.documents),
+            ("windows", f"{report.context} tokens, advancing by {report.overlap}"),
+            ("seconds", report.seconds),
+        ]
+        console.table(_title(f"{checkpoint} on {file}", way), ("what", "value"), rows)
 
 
-def _lambada(how: str, as_json: bool, **settings: Any) -> None:
+def _title(what: str, way: str) -> str:
+    return f"{what}, codec {way}" if way else what
+
+
+def _lambada(how: str, as_json: bool, codecs: dict[str, dict[str, Any]], shared: dict[str, Any]) -> None:
     from mcc.eval.last_word import LastWordReport, last_word
     from mcc.eval.launch import on_ranks
 
@@ -199,12 +210,15 @@ def _lambada(how: str, as_json: bool, **settings: Any) -> None:
     if how not in (*ways, "both"):
         raise unknown("--lambada", how, (*ways, "both"))
     chosen = ways if how == "both" else (how,)
-    reports: list[LastWordReport] = [
-        on_ranks(last_word, reporter=console.reporter, how=way, **settings) for way in chosen
+    reports: list[tuple[str, LastWordReport]] = [
+        (codec, on_ranks(last_word, how=way, **shared, **settings))
+        for codec, settings in codecs.items()
+        for way in chosen
     ]
     if as_json:
-        console.print_json(reports if how == "both" else reports[0])
+        found = [{**vars(report), **({"codec": codec} if codec else {})} for codec, report in reports]
+        console.print_json(found if len(found) > 1 else found[0])
         return
-    rows = [(r.how, r.accuracy, r.correct, r.documents, r.perplexity, r.seconds) for r in reports]
-    columns = ("LAMBADA", "accuracy", "correct", "passages", "perplexity", "seconds")
-    console.table(f"{settings['checkpoint']} on {settings['file']}", columns, rows)
+    rows = [(r.how, codec or None, r.accuracy, r.correct, r.documents, r.perplexity, r.seconds) for codec, r in reports]
+    columns = ("LAMBADA", "codec", "accuracy", "correct", "passages", "perplexity", "seconds")
+    console.table(f"{shared['checkpoint']} on {shared['file']}", columns, rows)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from mcc.core.errors import unknown
 
 Checkpoint = Annotated[Path, typer.Argument(metavar="CKPT", help="A checkpoint, or a training run's folder.")]
 Tokenizer = Annotated[
@@ -34,3 +36,30 @@ Pp = Annotated[
         rich_help_panel=_PANEL,
     ),
 ]  # fmt: skip
+Codec = Annotated[
+    str | None,
+    typer.Option(
+        "--codec",
+        metavar="HOW",
+        help="Of a model trained with compression: off: as if nothing had been compressed; on: through the codecs of "
+        "what its run sent forward; both.",
+        show_default="through those that are weights of the model",
+        rich_help_panel=_PANEL,
+    ),
+]
+
+
+def codec_ways(codec: str | None) -> dict[str, dict[str, Any]]:
+    """`--codec` as settings of `mcc.eval.loading.load`, by the words that a title gets.
+
+    Raises:
+        UsageError: it is neither on, off nor both.
+    """
+    if codec not in (None, "on", "off", "both"):
+        raise unknown("--codec", codec, ("on", "off", "both"))
+    from mcc.train.inference import forward_codecs
+
+    ways: dict[str, dict[str, Any]] = {"off": {"trained": False}, "on": {"codecs": forward_codecs}}
+    if codec is None:
+        return {"": {}}
+    return ways if codec == "both" else {codec: ways[codec]}

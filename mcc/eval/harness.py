@@ -37,6 +37,7 @@ class MccLM(TemplateLM):
         reporter: receives one task for each kind of request.
         place: this rank, which leads the others.
         answers: those that are known already; new ones are added.
+        alike: see `Scorer`.
     """
 
     def __init__(
@@ -47,10 +48,11 @@ class MccLM(TemplateLM):
         reporter: Reporter = SILENT,
         place: Place | None = None,
         answers: Answers | None = None,
+        alike: bool = False,
     ) -> None:
         super().__init__()
         self.answers = answers or Answers()
-        self.scorer = Scorer(model, batch_tokens, place)
+        self.scorer = Scorer(model, batch_tokens, place, alike=alike)
         self.tokenizer = tokenizer
         self.reporter = reporter
         self._device = self.scorer.device

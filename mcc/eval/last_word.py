@@ -16,7 +16,7 @@ from mcc.ckpt.source import Layout
 from mcc.core.errors import MccError
 from mcc.core.events import SILENT, Reporter
 from mcc.core.files import require_file
-from mcc.eval.loading import Loaded, load
+from mcc.eval.loading import Codecs, Loaded, load
 from mcc.eval.packing import Span
 from mcc.eval.scorer import DEFAULT_BATCH_TOKENS, Scorer
 from mcc.eval.task import records
@@ -61,6 +61,8 @@ def last_word(
     device: str | None = None,
     reporter: Reporter = SILENT,
     layout: Layout | None = None,
+    codecs: Codecs | None = None,
+    trained: bool = True,
 ) -> LastWordReport:
     """How often the ends of the passages in `file` are what `checkpoint` (any format) finds likeliest.
 
@@ -75,12 +77,13 @@ def last_word(
         device: as torch names it [the GPU where there is one].
         reporter: receives progress.
         layout: how the model is cut among the ranks that a launcher started.
+        codecs, trained: see `mcc.eval.loading.load`.
 
     Raises:
         MccError: the checkpoint or its tokenizer cannot be used, or the file is missing, empty or malformed.
     """
     path = require_file(file, "text file")
-    loaded = load(checkpoint, tokenizer, device, reporter, layout)
+    loaded = load(checkpoint, tokenizer, device, reporter, layout, codecs=codecs, trained=trained)
     with loaded.leading():
         return last_word_of(loaded, path, how, field, limit, batch_tokens, reporter)
 
@@ -96,7 +99,7 @@ def last_word_of(
 ) -> LastWordReport:
     """`last_word` of a model in memory."""
     start = time.perf_counter()
-    scorer = Scorer(loaded.model, batch_tokens, loaded.place)
+    scorer = Scorer(loaded.model, batch_tokens, loaded.place, alike=bool(loaded.coding))
     spans: list[Span] = []
     for line, record in records(file):
         if len(spans) == limit:

@@ -6,27 +6,39 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-from mcc.ckpt.source import Layout
+from mcc.ckpt.source import Layout, Meta
 from mcc.core.errors import MccError, UsageError
 from mcc.core.events import SILENT, Reporter
 from mcc.core.ranks import Ranks, from_environment
-from mcc.eval.place import Place, join
+from mcc.eval.place import Place, ShardedAxes, join
 from mcc.eval.scorer import Scorer
 from mcc.eval.tokenizer import TextTokenizer, load_tokenizer
 from mcc.models.base.transformer import Stage
 
+# (checkpoint's description, tensor-parallel size, rank, group) -> codecs between layers, by the layer before; the sum
+# over tensor-parallel ranks, or None; their names.
+Codecs = Callable[
+    [Meta, int, int, Any], tuple[dict[int, nn.Module], Callable[[Tensor, str], Tensor] | None, tuple[str, ...]]
+]
+
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model in eval mode, or this rank's part of it, and the tokenizer that it was trained with."""
+    """A model in eval mode, or this rank's part of it, and the tokenizer that it was trained with.
+
+    `coding` names the codecs that what is sent forward goes through, as it did in training.
+    """
 
     checkpoint: Path
     model: Stage
     tokenizer: TextTokenizer
     place: Place = field(default_factory=Place)
+    coding: tuple[str, ...] = ()
 
     @contextmanager
     def leading(self, serve: Callable[[Loaded], None] | None = None) -> Iterator[None]:
@@ -60,6 +72,8 @@ def load(
     reporter: Reporter = SILENT,
     layout: Layout | None = None,
     generates: bool = True,
+    codecs: Codecs | None = None,
+    trained: bool = True,
 ) -> Loaded:
     """Read `checkpoint` in float32 whatever its format. Collective where a launcher started several ranks.
 
@@ -70,6 +84,9 @@ def load(
         reporter: receives progress.
         layout: tensor- and pipeline-parallel sizes of a replica of the model; each rank reads its own part.
         generates: only a model of the next token will do.
+        codecs: finds the codecs of the run that trained the model, which then stand where they stood in training
+            (`mcc.train.inference.forward_codecs`).
+        trained: with the codecs that are weights of the model; without them it is as if nothing had been compressed.
 
     Raises:
         UsageError: there is no such device, or the layout fits neither model nor ranks.
@@ -80,7 +97,7 @@ def load(
 
     place = join(layout, find_device(device))
     with reporter.task(f"load {checkpoint}"):
-        found = load_stage(Path(checkpoint), place.axes, place.layers)
+        found = load_stage(Path(checkpoint), place.axes, place.layers, trained=trained)
     config = found.config
     if generates and (config.head != "lm" or not found.model.blueprint.causal):
         raise MccError(
@@ -91,7 +108,26 @@ def load(
     if file is None:
         raise MccError(f"{checkpoint}: no tokenizer beside the checkpoint", "name its file: --tokenizer FILE")
     model = found.model.to(place.device)
-    return Loaded(Path(checkpoint), model, load_tokenizer(file, found.config, reporter), place)
+    coding = () if codecs is None else _insert(codecs, found.model, found.meta, place, Path(checkpoint))
+    return Loaded(Path(checkpoint), model, load_tokenizer(file, found.config, reporter), place, coding)
+
+
+def _insert(codecs: Codecs, model: Stage, meta: Meta, place: Place, checkpoint: Path) -> tuple[str, ...]:
+    """Put a run's codecs where they stood in training; gives their names."""
+    group = place.axes.group if isinstance(place.axes, ShardedAxes) else None
+    between, total, names = codecs(meta, place.axes.size, place.axes.rank, group)
+    if not names and not meta.extra.get("compress"):
+        raise UsageError(
+            f"{checkpoint} does not say what was compressed in training: --codec has no effect",
+            "give the run's own checkpoint, of a run with --compress",
+        )
+    for layer, codec in between.items():
+        if str(layer) in model.layers:
+            assert str(layer) not in model.boundaries, "a boundary has one codec"
+            model.boundaries[str(layer)] = codec
+    if isinstance(place.axes, ShardedAxes):
+        place.axes.total = total
+    return names
 
 
 def is_leader() -> bool:

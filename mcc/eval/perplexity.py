@@ -24,7 +24,7 @@ from mcc.core.events import SILENT, Reporter
 from mcc.core.events import Task as Progress
 from mcc.core.files import require_file
 from mcc.eval.detokenize import detokenizer
-from mcc.eval.loading import Loaded, load
+from mcc.eval.loading import Codecs, Loaded, load
 from mcc.eval.scorer import DEFAULT_BATCH_TOKENS, Scorer, Span
 from mcc.eval.task import records
 from mcc.eval.tokenizer import TextTokenizer
@@ -89,6 +89,8 @@ def perplexity(
     device: str | None = None,
     reporter: Reporter = SILENT,
     layout: Layout | None = None,
+    codecs: Codecs | None = None,
+    trained: bool = True,
 ) -> PerplexityReport:
     """Perplexity of `checkpoint` (any format) on `file`. Among several ranks only the first returns.
 
@@ -107,6 +109,7 @@ def perplexity(
         device: as torch names it [the GPU where there is one].
         reporter: receives progress.
         layout: how the model is cut among the ranks that a launcher started.
+        codecs, trained: see `mcc.eval.loading.load`.
 
     Raises:
         UsageError: an overlap that does not fit, or an unknown detokenizer.
@@ -115,7 +118,7 @@ def perplexity(
     path = require_file(file, "text file")
     if detokenize is not None:
         detokenizer(detokenize)  # an unknown name is told before a large model is read
-    loaded = load(checkpoint, tokenizer, device, reporter, layout)
+    loaded = load(checkpoint, tokenizer, device, reporter, layout, codecs=codecs, trained=trained)
     with loaded.leading():
         return perplexity_of(
             loaded,
@@ -142,7 +145,7 @@ def perplexity_of(
 ) -> PerplexityReport:
     """`perplexity` of a model in memory."""
     start = time.perf_counter()
-    scorer = Scorer(loaded.model, batch_tokens, loaded.place, sharing=False)
+    scorer = Scorer(loaded.model, batch_tokens, loaded.place, sharing=False, alike=bool(loaded.coding))
     if not 1 <= overlap <= scorer.max_length:
         raise UsageError(
             f"overlap = {overlap} must be from 1 to the model's context of {scorer.max_length}",

@@ -38,13 +38,17 @@ class ShardedAxes(Axes):
         rank, size: this shard, of how many.
         group: its ranks.
         through_host: whether messages are carried through the host's memory: ranks that share a GPU.
+
+    Attributes:
+        total: sums a layer's output, with its place in the model, in the place of a plain sum: through a codec.
     """
 
     def __init__(self, rank: int, size: int, group: Any, through_host: bool = False) -> None:
         self.rank, self.size, self.group, self.through_host = rank, size, group, through_host
+        self.total: Callable[[Tensor, str], Tensor] | None = None
 
     def leave(self, x: Tensor, key: str) -> Tensor:
-        return self._reduce(x, dist.ReduceOp.SUM)
+        return self._reduce(x, dist.ReduceOp.SUM) if self.total is None else self.total(x, key)
 
     def sum_vocab(self, x: Tensor) -> Tensor:
         return self._reduce(x, dist.ReduceOp.SUM)

@@ -47,6 +47,7 @@ class Scorer:
         batch_tokens: most tokens of a forward pass, padding included; one row always fits.
         place: this rank among others; alone, it has the whole model.
         sharing: compute once what spans have in common at their beginning.
+        alike: batch only rows of one length, without padding: for codecs, which see it.
     """
 
     def __init__(
@@ -55,11 +56,13 @@ class Scorer:
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
         place: Place | None = None,
         sharing: bool = True,
+        alike: bool = False,
     ) -> None:
         if batch_tokens < 1:
             raise MccError(f"batch_tokens = {batch_tokens} must be at least 1")
         self.place = place or Place()
-        self.model, self.batch_tokens, self.sharing = model.eval(), batch_tokens, sharing
+        self.model, self.batch_tokens = model.eval(), batch_tokens
+        self.sharing, self.alike = sharing and not alike, alike
         self.max_length = model.config.context
         self.vocab_size = model.config.vocab_size
         parameter = next(model.parameters())
@@ -97,6 +100,11 @@ class Scorer:
         at = 0
         while at < len(order):
             rows = max(1, self.batch_tokens // max(1, lengths[order[at]]))
+            if self.alike:
+                rows = next(
+                    (n for n in range(1, rows) if lengths[order[min(at + n, len(order) - 1)]] != lengths[order[at]]),
+                    rows,
+                )
             yield order[at : at + rows]
             at += rows
 

@@ -16,7 +16,7 @@ from mcc.core.events import SILENT, Reporter
 from mcc.core.files import atomic_path, write_text
 from mcc.eval.answers import FILE, Answers
 from mcc.eval.catalogue import FEWSHOT_SEED, Entry, entries
-from mcc.eval.loading import Loaded, is_leader, load
+from mcc.eval.loading import Codecs, Loaded, is_leader, load
 from mcc.eval.quiet import quiet
 from mcc.eval.scorer import DEFAULT_BATCH_TOKENS
 
@@ -76,6 +76,8 @@ def zero_shot(
     out: str | Path | None = None,
     reporter: Reporter = SILENT,
     layout: Layout | None = None,
+    codecs: Codecs | None = None,
+    trained: bool = True,
 ) -> ZeroShotReport:
     """Score `checkpoint` (any format) on `tasks`. Among several ranks only the first returns: see `Loaded.leading`.
 
@@ -91,6 +93,7 @@ def zero_shot(
         out: folder for results.json, run.json and samples_TASK.jsonl.
         reporter: receives progress.
         layout: how the model is cut among the ranks that a launcher started; as many replicas as they allow.
+        codecs, trained: see `mcc.eval.loading.load`.
 
     Raises:
         UsageError: an unknown task, or a limit or number of examples that makes no sense.
@@ -103,7 +106,7 @@ def zero_shot(
     files = {name: Path(file) for name, file in (task_files or {}).items()}
     # Tasks first: a wrong name or a malformed file is told before a large model is read.
     chosen = entries(tasks, files, num_fewshot, reporter) if is_leader() else []
-    loaded = load(checkpoint, tokenizer, device, reporter, layout)
+    loaded = load(checkpoint, tokenizer, device, reporter, layout, codecs=codecs, trained=trained)
     with loaded.leading():
         report, samples = score_entries(loaded, chosen, limit, batch_tokens, reporter, out)
     if out is not None:
@@ -116,6 +119,7 @@ def zero_shot(
             "batch_tokens": batch_tokens,
             "tokenizer": loaded.tokenizer.file,
             "device": str(loaded.place.device),
+            "codecs": list(loaded.coding),
             "layout": asdict(loaded.place.layout),
         }
         write_results(Path(out), report, samples, settings)
@@ -138,10 +142,10 @@ def score_entries(
 
     from mcc.eval.harness import MccLM
 
-    lm = MccLM(loaded.model, loaded.tokenizer, batch_tokens, reporter, loaded.place)
+    lm = MccLM(loaded.model, loaded.tokenizer, batch_tokens, reporter, loaded.place, alike=bool(loaded.coding))
     if kept is not None:
         with reporter.task("look for answers of this model"):
-            lm.answers = Answers(Path(kept) / FILE, lm.scorer.content())
+            lm.answers = Answers(Path(kept) / FILE, " ".join([lm.scorer.content(), *loaded.coding]))
     results: dict[str, TaskScore] = {}
     samples: dict[str, list[dict[str, Any]]] = {}
     seconds: dict[str, float] = {}

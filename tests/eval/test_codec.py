@@ -1,0 +1,125 @@
+"""`--codec`: what a run sent forward through codecs goes through them when its checkpoint is scored."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mcc.ckpt.convert import convert
+from mcc.ckpt.source import Layout, Meta
+from mcc.cli.main import main
+from mcc.core.errors import UsageError
+from mcc.eval.launch import on_ranks
+from mcc.eval.loading import load
+from mcc.eval.perplexity import PerplexityReport, perplexity
+from mcc.models.base.config import ModelConfig
+from mcc.train.compress.codec import Context, TensorSpec
+from mcc.train.compress.spec import parse
+from mcc.train.inference import forward_codecs
+
+BOUNDARY = "pp.forward=quantize:bits=2"
+LAYOUT: dict[str, Any] = {"tp": 1, "pp": 2, "vpp": 1, "stages": None, "schedule": "1f1b"}
+
+
+@pytest.fixture(scope="module")
+def native(tmp_path_factory: pytest.TempPathFactory, hf_model: Any, tokenizer_file: Path) -> Path:
+    folder = tmp_path_factory.mktemp("codec")
+    hf_model.save_pretrained(folder / "hf")
+    (folder / "hf" / "tokenizer.json").write_bytes(tokenizer_file.read_bytes())
+    convert(folder / "hf", folder / "run", "mcc")
+    return folder / "run"
+
+
+@pytest.fixture
+def trained(native: Path, tmp_path: Path) -> Any:
+    """Makes the checkpoint say that it was trained so."""
+    import shutil
+
+    def make(*compress: str, **layout: Any) -> Path:
+        run = tmp_path / "run"
+        shutil.rmtree(run, ignore_errors=True)
+        shutil.copytree(native, run)
+        file = run / (run / "latest").read_text().strip() / "mcc.json"
+        values = json.loads(file.read_text())
+        values |= {"compress": list(compress), "codec_layout": {**LAYOUT, **layout}}
+        file.write_text(json.dumps(values))
+        return run
+
+    return make
+
+
+def test_a_boundary_goes_through_its_codec(trained: Any, native: Path) -> None:
+    """Row by row, whatever shares the batch; elsewhere the model is the same."""
+    plain, coded = (load(native), load(trained(BOUNDARY), codecs=forward_codecs))
+    assert coded.coding and "pp.forward=quantize" in coded.coding[0]
+    tokens = torch.randint(0, 500, (3, 20), generator=torch.Generator().manual_seed(0))
+    spec, now = parse(BOUNDARY), Context(training=False)
+    with torch.no_grad():
+        embedding = plain.model.embedding
+        assert embedding is not None
+        from mcc.models.base.extras import NO_EXTRAS
+
+        x = plain.model.layers["0"](embedding(tokens, NO_EXTRAS), NO_EXTRAS, None)
+        codec = spec.make(TensorSpec((1, 20, x.shape[2]), x.dtype), "any")
+        x = torch.cat([codec.decode(codec.encode(row, now), now) for row in x.split(1)])
+        expected = plain.model.layers["1"](x, NO_EXTRAS, None)
+        assert torch.equal(coded.model.hidden(tokens), expected)
+        assert not torch.allclose(plain.model.hidden(tokens), expected)
+
+
+def test_sums_go_through_their_codec(trained: Any, corpus: str, tmp_path: Path) -> None:
+    """Among as many ranks as in training; an exact codec changes nothing, whatever the batch size a lossy one."""
+    file = tmp_path / "text.txt"
+    file.write_text(corpus[:1200])
+    settings: dict[str, Any] = {"file": file, "overlap": 48, "layout": Layout(tp=2)}
+
+    def score(run: Path, **more: Any) -> PerplexityReport:
+        found: PerplexityReport = on_ranks(perplexity, checkpoint=run, **settings, **more)
+        return found
+
+    lossy = trained("tp.forward=quantize:bits=3", tp=2, pp=1)
+    plain, coded = perplexity(lossy, file, overlap=48), score(lossy, codecs=forward_codecs)
+    again = score(lossy, codecs=forward_codecs, batch_tokens=1)
+    assert abs(plain.loss - coded.loss) > 1e-3
+    assert coded.loss == pytest.approx(again.loss, abs=1e-6)
+    with pytest.raises(UsageError, match="the run compressed sums over 2 tensor-parallel ranks, and here are 1"):
+        perplexity(lossy, file, codecs=forward_codecs)
+
+
+def test_the_command(trained: Any, corpus: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "text.txt"
+    file.write_text(corpus[:1200])
+    words = ["eval", "perplexity", str(trained(BOUNDARY)), str(file), "--overlap", "48", "--json"]
+    assert main([*words, "--codec", "both"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["on"]["loss"] != found["off"]["loss"]
+    assert main(words) == 0
+    assert json.loads(capsys.readouterr().out)["loss"] == found["off"]["loss"]
+    assert main([*words, "--codec", "sometimes"]) == 2
+    assert "unknown --codec 'sometimes'" in capsys.readouterr().err
+    words[2] = str(trained())
+    assert main([*words, "--codec", "on"]) == 2
+    assert "does not say what was compressed in training" in capsys.readouterr().err
+
+
+def test_codecs_of_some_stages() -> None:
+    """Only where the sender has one; none within a pipeline rank; keys and values cannot be."""
+    config = ModelConfig(num_layers=4, hidden_size=32, vocab_size=100, seq_length=16)
+
+    def found(*compress: str, **layout: Any) -> list[int]:
+        extra = {"compress": list(compress), "codec_layout": {**LAYOUT, "pp": 4, **layout}}
+        between, total, _ = forward_codecs(Meta(config=config, extra=extra), 1, 0, None)
+        assert total is None
+        return list(between)
+
+    assert found(BOUNDARY) == [0, 1, 2]
+    assert found(f"{BOUNDARY},stages=1") == [1]
+    assert found(BOUNDARY, pp=1) == []
+    assert found("dp.grad=powersgd:rank=4") == []
+    assert found("tp.forward=quantize:bits=4") == []  # one tensor-parallel rank had nothing to add up
+    with pytest.raises(UsageError, match="keys and values"):
+        found("cp.kv=quantize:bits=4")
