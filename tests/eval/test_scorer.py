@@ -83,7 +83,7 @@ def test_an_interrupted_evaluation_goes_on(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "load", lambda *_: loaded)
+    monkeypatch.setattr(module, "load", lambda *_, **__: loaded)
     file, out = jsonl([{"text": text} for text in passages]), tmp_path / "scores"
     asked: list[int] = []
     score = Scorer.score

@@ -73,7 +73,7 @@ def test_a_checkpoint_without_a_tokenizer_names_the_flag(
     from mcc.ckpt import load as ckpt
 
     found = SimpleNamespace(model=model, config=config, tokenizer_file=None)
-    monkeypatch.setattr(ckpt, "load_stage", lambda *_: found)
+    monkeypatch.setattr(ckpt, "load_stage", lambda *_, **__: found)
     with pytest.raises(MccError, match="bare: no tokenizer beside the checkpoint") as caught:
         loading.load("bare")
     assert caught.value.hint == "name its file: --tokenizer FILE"

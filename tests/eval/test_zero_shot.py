@@ -74,7 +74,7 @@ def test_results_are_those_of_transformers(
 def test_report_and_samples_are_written(
     loaded: Loaded, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "load", lambda *_: loaded)
+    monkeypatch.setattr(module, "load", lambda *_, **__: loaded)
     out = tmp_path / "scores"
     report = zero_shot("tiny", ["piqa", "lambada"], files, limit=5, out=out)
     assert json.loads((out / "results.json").read_text()) == asdict(report)
