@@ -36,6 +36,7 @@ class WriteOptions:
     megatron_version: float = option(3.0, "Megatron-LM's checkpoint_version: 0, 1, 2 or 3")
     shard_bytes: int = option(5_000_000_000, "bytes of one safetensors file at most")
     workers: int = option(1, "threads that read and convert the next tensors while one is written; 0: none")
+    hf_bin: bool = option(False, "hf: pytorch_model.bin instead of safetensors")
 
     def __post_init__(self) -> None:
         if min(self.tp, self.pp, self.vpp, self.shard_bytes) < 1:

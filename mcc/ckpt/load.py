@@ -15,7 +15,7 @@ from torch import Tensor
 from mcc.ckpt.dtypes import cast
 from mcc.ckpt.format import detect
 from mcc.ckpt.source import MASTER, Meta, Source
-from mcc.ckpt.tokenizer_files import check_vocabulary
+from mcc.ckpt.tokenizer_files import check_vocabulary, is_vocabulary
 from mcc.core.errors import MccError
 from mcc.models.base.axes import Axes
 from mcc.models.base.blueprint import LANGUAGE
@@ -33,7 +33,7 @@ class LoadedModel:
     Args:
         config: its shape.
         model: the whole model as one stage, in eval mode; tokens[B, T] -> what its head computes.
-        tokenizer_file: tokenizers' JSON, if the checkpoint keeps one.
+        tokenizer_file: tokenizers' JSON, or the folder of a vocabulary, if the checkpoint keeps one.
         source_format: the name of the format that it was read from.
         meta: the rest of what the checkpoint tells: iteration, layout, ...
     """
@@ -43,6 +43,11 @@ class LoadedModel:
     tokenizer_file: Path | None
     source_format: str
     meta: Meta
+
+
+def _tokenizer(meta: Meta) -> Path | None:
+    file = meta.tokenizer
+    return file.parent if file is not None and is_vocabulary(file) else file
 
 
 def load_model(
@@ -60,7 +65,7 @@ def load_model(
     return LoadedModel(
         config=meta.config,
         model=build_model(source, dtype),
-        tokenizer_file=meta.tokenizer,
+        tokenizer_file=_tokenizer(meta),
         source_format=plugin.name,
         meta=meta,
     )
@@ -95,7 +100,7 @@ def load_stage(
     return LoadedModel(
         config=meta.config,
         model=build_stage(source, axes, layers(meta.config), dtype, trained),
-        tokenizer_file=meta.tokenizer,
+        tokenizer_file=_tokenizer(meta),
         source_format=plugin.name,
         meta=meta,
     )

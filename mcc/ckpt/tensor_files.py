@@ -1,4 +1,6 @@
-"""safetensors files, read and written one tensor at a time: a single file, or shards with an index.
+"""Files of tensors by name, read and written one tensor at a time: a single file, or shards with an index.
+
+safetensors, or `torch.save`'s `.bin` files (`mcc.ckpt.torch_read`, which runs nothing of theirs).
 
 The format (https://github.com/huggingface/safetensors): 8 bytes little-endian length, a JSON header with each tensor's
 dtype, shape and byte range, then the bytes. The header is checked against the file before any tensor is read.
@@ -6,6 +8,7 @@ dtype, shape and byte range, then the bytes. The header is checked against the f
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import mmap
@@ -18,6 +21,8 @@ import torch
 from torch import Tensor
 
 from mcc.ckpt.ahead import ahead
+from mcc.ckpt.torch_read import FileTensor, open_torch
+from mcc.ckpt.torch_write import Later, TorchWriter
 from mcc.core.errors import MccError
 from mcc.core.events import SILENT, Reporter
 from mcc.core.files import write_all
@@ -112,6 +117,44 @@ def map_tensor(file: Path, start: int, dtype: torch.dtype, shape: tuple[int, ...
     return torch.frombuffer(pages, dtype=dtype, count=math.prod(shape), offset=before).reshape(shape)
 
 
+class PickledFiles:
+    """The tensors of `folder/stem.bin`, or of the shards that `folder/stem.bin.index.json` lists.
+
+    Raises:
+        MccError: a file is missing, truncated, malformed or hostile; names it, and a tensor where there is an index.
+    """
+
+    def __init__(self, folder: Path, stem: str = "pytorch_model") -> None:
+        self._tensors: dict[str, FileTensor] = {}
+        index = folder / f"{stem}.bin.index.json"
+        if not index.exists():
+            self._add(folder / f"{stem}.bin")
+        else:
+            opened: set[Path] = set()
+            for name, file in read_index(index).items():
+                if file not in opened:
+                    self._add(file, name)
+                    opened.add(file)
+                if name not in self._tensors:
+                    raise MccError(f"{file} has no tensor {name}, which {index.name} places there")
+        self.stored = {name: Stored(held.file, held.dtype, held.shape) for name, held in self._tensors.items()}
+
+    def read(self, name: str) -> Tensor:
+        """The tensor called `name`, in memory of its own."""
+        return self._tensors[name].read()
+
+    def _add(self, file: Path, first: str | None = None) -> None:
+        try:
+            loaded = open_torch(file)
+        except MccError as error:
+            raise MccError(error.what, error.hint or (first and f"tensor {first} is in it; copy it again")) from error
+        if not isinstance(loaded, dict):
+            raise MccError(f"{file} holds a {type(loaded).__name__}, not tensors by name")
+        for name, tensor in loaded.items():
+            if isinstance(tensor, FileTensor):
+                self._tensors[name] = dataclasses.replace(tensor, name=f"tensor {name}")
+
+
 def read_index(index: Path) -> dict[str, Path]:
     """Tensor name -> shard, from transformers' index file.
 
@@ -138,25 +181,28 @@ def write_tensors(
     shard_bytes: int = 5_000_000_000,
     reporter: Reporter = SILENT,
     workers: int = 1,
+    suffix: str = ".safetensors",
 ) -> int:
     """Write `entries` to `folder`, one at a time; returns the bytes of the tensors.
 
-    One file `stem.safetensors` if they fit in `shard_bytes`, else shards and an index, named as transformers does.
+    One file `stem.safetensors` if they fit in `shard_bytes`, else shards and an index, named as transformers does. With
+    the suffix `.bin` they are torch.save files.
     """
+    write = _write_pickled if suffix == ".bin" else _write_file
     shards = _shards(entries, shard_bytes)
     total = sum(entry.size_bytes for entry in entries)
     with reporter.task("write", total, "B") as task:
         for number, shard in enumerate(shards, 1):
             name = stem if len(shards) == 1 else f"{stem}-{number:05d}-of-{len(shards):05d}"
-            _write_file(folder / f"{name}.safetensors", shard, task.advance, workers)
+            write(folder / f"{name}{suffix}", shard, task.advance, workers)
     if len(shards) > 1:
         placed = {
-            entry.name: f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
+            entry.name: f"{stem}-{number:05d}-of-{len(shards):05d}{suffix}"
             for number, shard in enumerate(shards, 1)
             for entry in shard
         }
         index = {"metadata": {"total_size": total}, "weight_map": placed}
-        (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        (folder / f"{stem}{suffix}.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     return total
 
 
@@ -191,6 +237,14 @@ def _write_file(file: Path, entries: Iterable[Entry], advance: Callable[[float],
         for entry, tensor in ahead(ordered, lambda entry: entry.read().contiguous(), workers):
             assert tensor.dtype == entry.dtype and tuple(tensor.shape) == entry.shape, entry.name
             write_all(out, memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+            advance(entry.size_bytes)
+
+
+def _write_pickled(file: Path, entries: Iterable[Entry], advance: Callable[[float], None], workers: int) -> None:
+    later = {entry.name: Later(entry.dtype, entry.shape) for entry in entries}
+    with TorchWriter(file, later) as out:
+        for entry, tensor in ahead(entries, lambda entry: entry.read(), workers):
+            out.put(later[entry.name], tensor)
             advance(entry.size_bytes)
 
 

@@ -214,6 +214,9 @@ def convert(
     pp: _PP = 1,
     vpp: _VPP = 1,
     megatron_version: _Version = 3.0,
+    hf_bin: Annotated[
+        bool, typer.Option("--hf-bin", help="Hugging Face: pytorch_model.bin instead of safetensors.")
+    ] = False,
     source_format: _From = None,
     family: _Family = None,
     strict: _Strict = False,
@@ -224,10 +227,14 @@ def convert(
 
     Example: [cyan]mcc ckpt convert runs/small hf --to hf --dtype bfloat16[/]
     """
+    from mcc.core.errors import UsageError
+
+    if hf_bin and to != "hf":
+        raise UsageError(f"--hf-bin has no effect with --to {to}", "--to hf")
     from mcc.ckpt.convert import convert
     from mcc.ckpt.format import WriteOptions
 
-    options = WriteOptions(tp=tp, pp=pp, vpp=vpp, dtype=dtype, megatron_version=megatron_version)
+    options = WriteOptions(tp=tp, pp=pp, vpp=vpp, dtype=dtype, megatron_version=megatron_version, hf_bin=hf_bin)
     reading = _reading(source_format, family, strict)
     done = convert(path, out, to, options, reading=reading, force=force, reporter=console.reporter())
     _show(done, as_json)

@@ -8,6 +8,7 @@ from pathlib import Path
 from mcc.ckpt import native
 from mcc.ckpt.format import open_checkpoint
 from mcc.ckpt.layout import check_layout
+from mcc.ckpt.tokenizer_files import tokenizer_json
 from mcc.core.errors import UsageError
 from mcc.core.ranks import restart_count, restarts_elsewhere
 from mcc.data.indexed import IndexedDataset
@@ -74,7 +75,7 @@ def _model(config: TrainConfig) -> tuple[TrainConfig, str | None]:
             model = dataclasses.replace(
                 model, seq_length=config.data.sample_length, max_position_embeddings=model.positions
             )
-        tokenizer = meta.tokenizer.read_text(encoding="utf-8") if meta.tokenizer else None
+        tokenizer = tokenizer_json(meta.tokenizer) if meta.tokenizer else None
     if config.data.tokenizer:
         found = load_tokenizer(config.data.tokenizer)
         tokenizer, size = found.backend.to_str(), found.vocab_size

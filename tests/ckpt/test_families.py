@@ -89,7 +89,10 @@ def test_transformers_computes_the_same(tmp_path: Path, name: str) -> None:
     assert_same_tensors(open_checkpoint(tmp_path / "theirs"), InMemory(config))
     convert(tmp_path / "theirs", tmp_path / "mcc", "mcc", WriteOptions(tp=2, pp=2))
     convert(tmp_path / "mcc", tmp_path / "again", "hf")
-    a, b = (theirs.from_pretrained(tmp_path / which).state_dict() for which in ("theirs", "again"))
+    models = [theirs.from_pretrained(tmp_path / which) for which in ("theirs", "again")]
+    told = [{k: v for k, v in model.config.to_dict().items() if k != "_name_or_path"} for model in models]
+    assert told[0] == told[1]
+    a, b = (model.state_dict() for model in models)
     assert a.keys() == b.keys()
     assert all(torch.equal(tensor, b[key]) for key, tensor in a.items())
 

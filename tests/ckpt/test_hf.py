@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -11,11 +12,12 @@ import torch
 
 from mcc.ckpt.format import WriteOptions, formats, open_checkpoint
 from mcc.ckpt.load import load_model, logits
+from mcc.ckpt.source import Source
 from mcc.core.errors import MccError
 from tests.ckpt.models import SMALL, InMemory, assert_same_tensors, byte_tokenizer, tokens_for, transformers_gpt2
 
 
-def write(source: InMemory, folder: Path, **options: object) -> Path:
+def write(source: Source, folder: Path, **options: object) -> Path:
     formats.get("hf")().write(source, folder, WriteOptions(**options))  # type: ignore[arg-type]
     return folder
 
@@ -91,6 +93,33 @@ def test_pickled_shards(tmp_path: Path) -> None:
     assert_same_tensors(open_checkpoint(tmp_path / "bin"), open_checkpoint(tmp_path / "safe"))
 
 
+def test_pickled_files_are_written(tmp_path: Path) -> None:
+    source = InMemory()
+    write(source, tmp_path / "one", hf_bin=True)
+    assert sorted(file.name for file in (tmp_path / "one").iterdir()) == ["config.json", "pytorch_model.bin"]
+    assert_same_tensors(open_checkpoint(tmp_path / "one"), source)
+    write(source, tmp_path / "hf", hf_bin=True, shard_bytes=50_000)
+    shards = sorted(file.name for file in (tmp_path / "hf").glob("*.bin"))
+    assert len(shards) > 2 and not list((tmp_path / "hf").glob("*.safetensors*"))
+    assert_same_tensors(open_checkpoint(tmp_path / "hf"), source)
+    theirs = from_transformers(tmp_path / "hf").state_dict()
+    assert torch.equal(theirs["transformer.wte.weight"], source.values["embedding.tokens.weight"])
+
+    index = tmp_path / "hf" / "pytorch_model.bin.index.json"
+    whole = index.read_text()
+    placed = json.loads(whole)["weight_map"]
+    index.write_text(json.dumps({"weight_map": {**placed, "score.weight": shards[0]}}))
+    with pytest.raises(MccError, match=rf"{shards[0]} has no tensor score.weight, which .*index.json places there"):
+        open_checkpoint(tmp_path / "hf")
+    index.write_text(whole)
+    last = tmp_path / "hf" / shards[-1]
+    os.truncate(last, last.stat().st_size - 100)
+    with pytest.raises(MccError, match=rf"{shards[-1]} .*truncated") as refused:
+        open_checkpoint(tmp_path / "hf")
+    first = next(name for name, file in placed.items() if file == shards[-1])
+    assert refused.value.hint == f"tensor {first} is in it; copy it again"
+
+
 def test_shards_are_what_transformers_reads(tmp_path: Path) -> None:
     source = InMemory()
     write(source, tmp_path / "hf", shard_bytes=50_000)
@@ -124,6 +153,64 @@ def test_tokenizer_loads_in_transformers(tmp_path: Path) -> None:
     assert theirs(text)["input_ids"] == Tokenizer.from_file(str(file)).encode(text).ids
     assert theirs.decode(theirs(text)["input_ids"]) == text
     assert (theirs.eos_token, theirs.eos_token_id, theirs.model_max_length) == ("<|endoftext|>", 0, 16)
+
+
+@pytest.mark.parametrize("kind", ["vocab.json", "vocab.txt"])
+def test_a_vocabulary_becomes_a_tokenizer(tmp_path: Path, kind: str) -> None:
+    """Folders of before tokenizers' JSON, GPT-2's and BERT's, through a format of ours."""
+    from transformers import AutoTokenizer
+
+    config = SMALL
+    if kind == "vocab.txt":
+        config = dataclasses.replace(SMALL, family="bert")
+    write(InMemory(config), tmp_path / "hf")
+    if kind == "vocab.json":
+        model = json.loads(byte_tokenizer(tmp_path / "tokenizer.json").read_text())["model"]
+        (tmp_path / "hf" / kind).write_text(json.dumps(model["vocab"]))
+        merges = "".join(f"{' '.join(pair)}\n" for pair in model["merges"])
+        (tmp_path / "hf" / "merges.txt").write_text(f"#version: 0.2\n{merges}")
+    else:
+        words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "##s", ",", "on"]
+        (tmp_path / "hf" / kind).write_text("".join(f"{word}\n" for word in words))
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "hf", local_files_only=True)
+    source = open_checkpoint(tmp_path / "hf")
+    assert source.meta.tokenizer == tmp_path / "hf" / kind
+    formats.get("mcc-safetensors")().write(source, tmp_path / "ours")
+    write(open_checkpoint(tmp_path / "ours"), tmp_path / "again")
+    ours = AutoTokenizer.from_pretrained(tmp_path / "again", local_files_only=True)
+    text = "the cats sat, on the other mat"
+    assert len(set(theirs(text)["input_ids"])) > 4
+    assert ours(text)["input_ids"] == theirs(text)["input_ids"]
+    assert (tmp_path / "again" / "tokenizer.json").is_file()
+    if kind == "vocab.json":
+        (tmp_path / "hf" / kind).write_text("{")
+        with pytest.raises(MccError, match=r"vocab\.json is not a tokenizer file"):
+            load_model(tmp_path / "hf")
+
+
+def test_what_a_configuration_says_besides_is_carried_over(tmp_path: Path) -> None:
+    model = transformers_gpt2(eos_token_id=7, summary_type="mean")
+    model.generation_config.max_new_tokens = 11
+    model.save_pretrained(tmp_path / "a")
+    values = json.loads((tmp_path / "a" / "config.json").read_text())
+    write(open_checkpoint(tmp_path / "a"), tmp_path / "b", dtype="bf16")
+    assert json.loads((tmp_path / "b" / "config.json").read_text()) == {**values, "dtype": "bfloat16"}
+    generation = (tmp_path / "a" / "generation_config.json").read_text()
+    assert json.loads((tmp_path / "b" / "generation_config.json").read_text()) == json.loads(generation)
+    # Through a format of ours what is beside the tokenizer is kept.
+    byte_tokenizer(tmp_path / "a" / "tokenizer.json")
+    formats.get("mcc")().write(open_checkpoint(tmp_path / "a"), tmp_path / "c")
+    write(open_checkpoint(tmp_path / "c"), tmp_path / "d")
+    assert json.loads((tmp_path / "d" / "config.json").read_text())["eos_token_id"] == 7
+    assert (tmp_path / "d" / "generation_config.json").read_text() == generation
+
+
+def test_quantized_weights_are_refused(tmp_path: Path) -> None:
+    write(InMemory(), tmp_path / "hf")
+    file = tmp_path / "hf" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"quantization_config": {"quant_method": "fp8"}}))
+    with pytest.raises(MccError, match="quantized weights"):
+        open_checkpoint(tmp_path / "hf")
 
 
 def test_tokenizer_files_of_the_source_are_carried_over(tmp_path: Path) -> None:

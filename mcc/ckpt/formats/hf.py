@@ -8,18 +8,17 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from mcc.ckpt.dtypes import dtype_name, dtype_named
-from mcc.ckpt.foreign import load_foreign
 from mcc.ckpt.format import Format, WriteOptions
 from mcc.ckpt.hf_names import family_of, read_config, spellings
 from mcc.ckpt.manifest import MANIFEST
 from mcc.ckpt.source import Meta, Source, expected_shapes
-from mcc.ckpt.tensor_files import Entry, Stored, TensorFiles, read_index, write_tensors
-from mcc.ckpt.tokenizer_files import TOKENIZER, write_hf_tokenizer
+from mcc.ckpt.tensor_files import Entry, PickledFiles, TensorFiles, write_tensors
+from mcc.ckpt.tokenizer_files import find_tokenizer, write_hf_tokenizer
 from mcc.core.errors import MccError
 from mcc.core.events import Reporter
 from mcc.models.base.config import ModelConfig
@@ -29,6 +28,7 @@ from mcc.models.base.forms import FORMS, Form, join, split, split_shapes
 if TYPE_CHECKING:
     from torch import Tensor
 
+_CONFIG, _GENERATION = "config.json", "generation_config.json"
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 # Tensors that hold nothing of their own: causal masks, positions, wavelengths, BERT's output layer (the embedding).
@@ -39,30 +39,9 @@ _CONSTANTS = (
 )
 
 
-class _PickledFiles:
-    """The tensors of `pytorch_model.bin`, or of the shards that its index lists; memory-mapped."""
-
-    def __init__(self, folder: Path) -> None:
-        single, index = (folder / name for name in _PICKLED)
-        files = sorted(set(read_index(index).values())) if index.exists() else [single]
-        self._tensors: dict[str, Tensor] = {}
-        self.stored: dict[str, Stored] = {}
-        for file in files:
-            loaded = load_foreign(file)
-            if not isinstance(loaded, dict):
-                raise MccError(f"{file} holds a {type(loaded).__name__}, not tensors by name")
-            for name, tensor in loaded.items():
-                if isinstance(tensor, torch.Tensor):
-                    self._tensors[name] = tensor
-                    self.stored[name] = Stored(file, tensor.dtype, tuple(tensor.shape))
-
-    def read(self, name: str) -> Tensor:
-        return self._tensors[name]
-
-
 class _HuggingFace(Source):
     def __init__(self, folder: Path, family_name: str | None = None) -> None:
-        file = folder / "config.json"
+        file = folder / _CONFIG
         values = read_config(file)
         family = family_of(values, file) if family_name is None else families.get(family_name)()
         try:
@@ -71,8 +50,12 @@ class _HuggingFace(Source):
             raise MccError(f"{file} is incomplete or malformed: {error!r}") from error
         except MccError as error:
             raise MccError(f"{file}: {error.what.removeprefix('config.json: ')}", error.hint) from error
+        if values.get("quantization_config"):
+            raise MccError(
+                f"{file}: quantized weights (quantization_config) are not read", "take the unquantized model"
+            )
         safe = any((folder / name).exists() for name in _SAFETENSORS)
-        self.files: TensorFiles | _PickledFiles = TensorFiles(folder) if safe else _PickledFiles(folder)
+        self.files: TensorFiles | PickledFiles = TensorFiles(folder) if safe else PickledFiles(folder)
         config = self._fullest(family, config)
         self._shapes = expected_shapes(config)
         self._where: dict[str, tuple[list[str], Form]] = {}
@@ -81,12 +64,16 @@ class _HuggingFace(Source):
             shapes = split_shapes(self._shapes[name], form, config, len(names))
             found = [self._find(theirs, shape, folder) for theirs, shape in zip(names, shapes, strict=True)]
             self._where[name] = (found, form)
-        tokenizer = folder / TOKENIZER
         self.meta = Meta(
             config=config,
             padded_vocab_size=config.vocab_size,
-            tokenizer=tokenizer if tokenizer.is_file() else None,
-            extra={"model_type": family.hf_model_type, "files": "safetensors" if safe else "pytorch_model.bin"},
+            tokenizer=find_tokenizer(folder),
+            extra={
+                "model_type": family.hf_model_type,
+                "files": "safetensors" if safe else "pytorch_model.bin",
+                _CONFIG: values,
+                _GENERATION: read_config(folder / _GENERATION) if (folder / _GENERATION).is_file() else None,
+            },
             unread=self._unread(family),
         )
 
@@ -139,7 +126,7 @@ class HuggingFace(Format):
 
     def detect(self, path: Path) -> bool:
         weights = any((path / name).is_file() for name in (*_SAFETENSORS, *_PICKLED))
-        return weights and (path / "config.json").is_file() and not (path / MANIFEST).exists()
+        return weights and (path / _CONFIG).is_file() and not (path / MANIFEST).exists()
 
     def open(self, path: Path) -> Source:
         return _HuggingFace(path)
@@ -151,15 +138,30 @@ class HuggingFace(Format):
         config = source.meta.config
         family = families.get(config.family)()
         entries = _entries(source, family, options)
-        size = write_tensors(
-            folder, entries, shard_bytes=options.shard_bytes, reporter=reporter, workers=options.workers
-        )
+        stem, suffix = ("pytorch_model", ".bin") if options.hf_bin else ("model", ".safetensors")
+        size = write_tensors(folder, entries, stem, options.shard_bytes, reporter, options.workers, suffix)
         # Left out, transformers would take the ids of the original vocabulary.
         named = write_hf_tokenizer(source.meta.tokenizer, folder, config.positions)
-        values = {**named, **family.to_hf_config(config)}
-        values["dtype"] = dtype_name(max((entry.dtype for entry in entries), key=lambda dtype: dtype.itemsize))
-        (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        values, carried = {**named, **family.to_hf_config(config)}, source.meta.extra.get(_CONFIG)
+        if isinstance(carried, dict) and _same(family, values, carried):
+            values = dict(carried)  # with what no model here has a place for: token ids, labels, defaults
+            if source.meta.extra.get(_GENERATION):
+                _write_json(folder / _GENERATION, source.meta.extra[_GENERATION])
+        spelt = "torch_dtype" if "torch_dtype" in values else "dtype"  # before and since transformers 4.56
+        values[spelt] = dtype_name(max((entry.dtype for entry in entries), key=lambda dtype: dtype.itemsize))
+        _write_json(folder / _CONFIG, values)
         return len(entries), size
+
+
+def _same(family: Family, ours: dict[str, Any], carried: dict[str, Any]) -> bool:
+    """Whether a source's config.json describes the model that is written."""
+    if carried.get("model_type") != family.hf_model_type:
+        return False
+    return family.from_hf_config(ours) == family.from_hf_config(carried)
+
+
+def _write_json(file: Path, values: object) -> None:
+    file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def _entries(source: Source, family: Family, options: WriteOptions) -> list[Entry]:
