@@ -20,6 +20,7 @@ from torch.distributed.checkpoint import filesystem, metadata
 
 from mcc.ckpt.dcp_tensor import NotPlain, map_saved
 from mcc.ckpt.dcp_write import METADATA
+from mcc.ckpt.foreign import reason, stand_in
 from mcc.ckpt.pieces import LoadPieces, Piece
 from mcc.core.errors import MccError
 
@@ -54,6 +55,9 @@ class _MetadataUnpickler(pickle.Unpickler):
             return _CLASSES[module, name]
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
             return getattr(torch, name)
+        if module.partition(".")[0] == "megatron":
+            # Megatron core adds to torch's description what its own loader wants to know.
+            return metadata.Metadata if name == "MCoreMetadata" else stand_in(name)
         raise pickle.UnpicklingError(f"it mentions {module}.{name}, which describes no tensors: refused")
 
 
@@ -158,7 +162,7 @@ class DcpFolder:
                 dcp.load({key: target}, storage_reader=reader, planner=planner, no_dist=True)
         # torch's own exception for a failed step is no Exception.
         except (dcp.CheckpointException, RuntimeError, OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
-            raise MccError(f"{self.folder}: tensor {key} cannot be read: {_cause(error)}") from error
+            raise MccError(f"{self.folder}: tensor {key} cannot be read: {reason(_cause(error))}") from error
 
     def file_of(self, key: str) -> Path | None:
         """The file that holds the tensor saved under `key`, or the first part of it."""

@@ -54,9 +54,9 @@ def load_foreign(file: Path) -> Any:
         with torch.serialization.safe_globals(allowed):
             return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError as error:
-        raise MccError(f"{file} is refused: {_reason(error)}", "only tensors and plain values are read") from error
+        raise MccError(f"{file} is refused: {reason(error)}", "only tensors and plain values are read") from error
     except (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise MccError(f"{file} cannot be read (truncated?): {_reason(error)}") from error
+        raise MccError(f"{file} cannot be read (truncated?): {reason(error)}") from error
 
 
 def load_tensors(file: Path) -> dict[str, torch.Tensor]:
@@ -106,10 +106,12 @@ def stand_in(name: str) -> type[_StandIn]:
     return type(name.rpartition(".")[2], (_StandIn,), {})
 
 
-def _reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
+    """What went wrong with a file, in one line and in torch's words."""
     text = str(error).strip()
     # torch's advice to load the file unrestricted must not reach a user.
-    return text.partition("WeightsUnpickler error:")[2].strip().partition("\n")[0] or text.partition("\n")[0]
+    refused = next((line for line in text.splitlines() if line.startswith("Trying to load")), "")
+    return refused or text.partition("WeightsUnpickler error:")[2].strip().partition("\n")[0] or text.partition("\n")[0]
 
 
 def _mentioned(file: Path) -> set[str]:

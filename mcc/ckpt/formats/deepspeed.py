@@ -89,6 +89,9 @@ class _DeepSpeed(Source):
         place = self._places[name]
         return place.join([part.slots[slot]() for part in place.parts])
 
+    def file_of(self, name: str) -> Path | None:
+        return self._places[name].parts[0].file
+
     def _name(self, files: ds.Files, ranks: list[dict[str, Held]], state: Mapping[str, Any]) -> Named:
         if is_megatron(ranks[0]):
             info = state.get("universal_checkpoint_info")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mcc.ckpt import megatron_tree as tree
+from mcc.ckpt.core_names import distributed
 from mcc.ckpt.format import Format, WriteOptions
 from mcc.ckpt.layout import check_layout
 from mcc.ckpt.megatron_args import require_megatron
@@ -28,7 +29,8 @@ class Megatron(Format):
     layouts = True
 
     def detect(self, path: Path) -> bool:
-        return (path / tree.TRACKER).is_file() or bool(tree.rank_files(path))
+        # Megatron core's distributed checkpoints have the same tracker.
+        return distributed(path) is None and ((path / tree.TRACKER).is_file() or bool(tree.rank_files(path)))
 
     def open(self, path: Path) -> Source:
         return MegatronSource(path)
