@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint import filesystem, metadata
+from torch.distributed.checkpoint import filesystem, metadata, planner
 
 from mcc.ckpt.dcp_tensor import NotPlain, map_saved
 from mcc.ckpt.dcp_write import METADATA
@@ -47,6 +47,9 @@ _CLASSES: dict[tuple[str, str], Any] = {
 }
 
 
+_PLANS = ("SavePlan", "WriteItem", "WriteItemType", "TensorWriteData", "BytesIOWriteData")
+
+
 class _MetadataUnpickler(pickle.Unpickler):
     """Knows what describes tensors, and nothing that could do something."""
 
@@ -55,8 +58,10 @@ class _MetadataUnpickler(pickle.Unpickler):
             return _CLASSES[module, name]
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
             return getattr(torch, name)
+        # Megatron core adds to torch's description what its own saver and loader want to know: the ranks' plans.
+        if module == planner.__name__ and name in _PLANS:
+            return stand_in(name)
         if module.partition(".")[0] == "megatron":
-            # Megatron core adds to torch's description what its own loader wants to know.
             return metadata.Metadata if name == "MCoreMetadata" else stand_in(name)
         raise pickle.UnpicklingError(f"it mentions {module}.{name}, which describes no tensors: refused")
 

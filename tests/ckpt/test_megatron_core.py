@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.planner import SavePlan
 
 from mcc.ckpt.convert import convert
 from mcc.ckpt.format import detect, formats, open_checkpoint
@@ -178,15 +179,17 @@ def test_state_of_one_runs_buffers_is_left_out(tmp_path: Path) -> None:
     assert source.meta.unread == ("optimizer state that belongs to one run's buffers",)
 
 
-def test_description_of_megatron_core_0_15(tmp_path: Path) -> None:
-    """It derived a class of its own from torch's description, with what its loader wants to know."""
+def test_descriptions_with_what_megatron_cores_loader_wants(tmp_path: Path) -> None:
+    """0.15 derived a class of its own from torch's description; 0.16 puts every rank's plan into torch's."""
     folder = tmp_path / "iter_0000010"
     run.write(folder, core_tensors(InMemory().values, SMALL), common())
     described = pickle.loads((folder / ".metadata").read_bytes())
     names = [f"megatron.core.dist_checkpointing.strategies.torch.{name}" for name in ("MCoreMetadata", "MCoreSavePlan")]
     with foreign(*names) as (cls, plan):
         theirs = cls()
-        theirs.__dict__.update(vars(described), mcore_data={"x": {"shape": (1,)}}, all_local_plans=[plan()])
+        items = run.Parts(torch.ones(4), {0: 2}).__create_write_items__("x", None)
+        theirs.__dict__.update(vars(described), mcore_data={"x": {"shape": (1,)}})
+        theirs.all_local_plans = [plan(), SavePlan(items)]
         (folder / ".metadata").write_bytes(pickle.dumps(theirs))
     source = open_checkpoint(tmp_path)
     name = "layers.3.mlp.down.weight"
