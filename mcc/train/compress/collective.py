@@ -163,7 +163,7 @@ class CompressedSum:
     def __init__(self, codec: CodecSpec, spec: TensorSpec, key: str, group: Collective) -> None:
         self.group, self.spec = group, spec
         self.whole = codec.make(spec, key)
-        self.plain = codec.codec.exact and group.size > 2
+        self.plain = codec.sums_plainly(group.size)
         self.shots: tuple[CompressedScatter, CompressedGather] | None = None
         if group.size > 2 and not codec.adds_payloads and not self.plain:
             width = spec.shape[-1]

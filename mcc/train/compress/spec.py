@@ -67,6 +67,10 @@ class CodecSpec:
         own = self.codec.all_reduce.__func__ is not Codec.all_reduce.__func__  # type: ignore[attr-defined]
         return own or self.codec.additive
 
+    def sums_plainly(self, size: int) -> bool:
+        """Whether sums over `size` ranks are those without a codec; see `Codec.exact`."""
+        return self.codec.exact and size > 2
+
     @property
     def remembers(self) -> bool:
         """Whether what is sent depends on what was sent before."""

@@ -30,8 +30,7 @@ class _Flat:
     """Streams of flat pieces, by key."""
 
     def __init__(self, spec: CodecSpec | None, group: Collective, clock: Clock) -> None:
-        # What is decoded is then what is added without a codec, in the order that the group has without one.
-        plain = spec is not None and spec.codec.exact and group.size > 2
+        plain = spec is not None and spec.sums_plainly(group.size)
         self.spec, self.group, self.clock = None if plain else spec, group, clock
 
     @property

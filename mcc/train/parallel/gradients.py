@@ -124,9 +124,9 @@ class GradSync:
 
 
 def coded(compress: Mapping[str, CodecSpec], mesh: Mesh) -> CodecSpec | None:
-    """The codec of `dp.grad`, or None where sums are those without one; see `Codec.exact`."""
+    """The codec of `dp.grad`, or None where sums are those without one."""
     spec = compress.get("dp.grad")
-    return None if spec is not None and spec.codec.exact and mesh.dp * mesh.cp > 2 else spec
+    return None if spec is not None and spec.sums_plainly(mesh.dp * mesh.cp) else spec
 
 
 def _summed(grads: Sequence[Tensor], stream: CompressedSum, context: Context) -> list[Tensor]:
