@@ -7,15 +7,15 @@ tensor-parallel ranks hold whole, and both copies of a tied embedding, go in pie
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Generic, TypeVar
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mcc.models.base.family import Family
-from mcc.train.compress.codec import Codec, TensorSpec
+from mcc.train.compress.codec import Codec
 from mcc.train.compress.collective import Collective, CompressedGather, CompressedScatter
 from mcc.train.compress.spec import CodecSpec
-from mcc.train.parallel.gradients import TIED, WIDTH
+from mcc.train.parallel.gradients import TIED, as_rows, rows_spec
 from mcc.train.parallel.tensor import Clock
 
 
@@ -26,72 +26,58 @@ def kinds(names: Iterable[str], family: Family, tp: int, copies: bool) -> dict[s
     return alike | ({TIED: "tied"} if copies else {})
 
 
-class _Flat:
+Stream = TypeVar("Stream", CompressedScatter, CompressedGather)
+
+
+class _Flat(Generic[Stream]):
     """Streams of flat pieces, by key."""
+
+    kind: type[Stream]
 
     def __init__(self, spec: CodecSpec | None, group: Collective, clock: Clock) -> None:
         plain = spec is not None and spec.sums_plainly(group.size)
         self.spec, self.group, self.clock = None if plain else spec, group, clock
+        self.streams: dict[str, Stream] = {}
 
     @property
     def active(self) -> bool:
         """Whether pieces are compressed now."""
         return self.clock.active(self.spec)
 
-    def _piece(self, elements: int) -> TensorSpec:
-        return TensorSpec((-(-elements // WIDTH), WIDTH), torch.float32)
-
-
-class FlatScatter(_Flat):
-    """The sums over ranks of flat pieces, each where it belongs. `zero.grads`."""
-
-    def __init__(self, spec: CodecSpec | None, group: Collective, clock: Clock) -> None:
-        super().__init__(spec, group, clock)
-        self.streams: dict[str, CompressedScatter] = {}
-
     def add(self, key: str, elements: int) -> None:
         """Pieces called `key` have so many elements."""
         if self.spec is not None and elements:
-            self.streams[key] = CompressedScatter(self.spec, self._piece(elements), key, self.group)
+            self.streams[key] = self.kind(self.spec, rows_spec(elements), key, self.group)
+
+    def codecs(self) -> dict[str, Codec]:
+        """Every codec in use, by key."""
+        return {f"{key}/{name}": c for key, stream in self.streams.items() for name, c in stream.codecs().items()}
+
+
+class FlatScatter(_Flat[CompressedScatter]):
+    """The sums over ranks of flat pieces, each where it belongs. `zero.grads`."""
+
+    kind = CompressedScatter
 
     def __call__(self, key: str, pieces: Sequence[Tensor]) -> Tensor:
         """The sum over ranks of this rank's piece."""
         if key not in self.streams or not self.active:
             return self.group.scatter_sum(pieces)
-        total = self.streams[key]([_rows(piece) for piece in pieces], self.clock.context())
+        total = self.streams[key]([as_rows(piece) for piece in pieces], self.clock.context())
         return total.reshape(-1)[: pieces[0].numel()]
 
-    def codecs(self) -> dict[str, Codec]:
-        """Every codec in use, by key."""
-        return {f"{key}/{name}": c for key, stream in self.streams.items() for name, c in stream.codecs().items()}
 
-
-class FlatGather(_Flat):
+class FlatGather(_Flat[CompressedGather]):
     """The flat pieces of all ranks, the same bits on every rank. `zero.weights`."""
 
-    def __init__(self, spec: CodecSpec | None, group: Collective, clock: Clock) -> None:
-        super().__init__(spec, group, clock)
-        self.streams: dict[str, CompressedGather] = {}
-
-    def add(self, key: str, elements: int) -> None:
-        """Pieces called `key` have so many elements."""
-        if self.spec is not None and elements:
-            self.streams[key] = CompressedGather(self.spec, self._piece(elements), key, self.group)
+    kind = CompressedGather
 
     def __call__(self, key: str, mine: Tensor, dense: bool) -> list[Tensor]:
         """All ranks' pieces, in order of rank."""
         if key not in self.streams or dense:
             return self.group.gather(mine)
-        pieces = self.streams[key](_rows(mine), self.clock.context())
+        pieces = self.streams[key](as_rows(mine), self.clock.context())
         return [piece.reshape(-1)[: mine.numel()] for piece in pieces]
-
-    def codecs(self) -> dict[str, Codec]:
-        """Every codec in use, by key."""
-        return {f"{key}/{name}": c for key, stream in self.streams.items() for name, c in stream.codecs().items()}
-
-
-def _rows(flat: Tensor) -> Tensor:
-    return nn.functional.pad(flat, (0, -flat.numel() % WIDTH)).view(-1, WIDTH)
 
 
 def segments(sizes: Mapping[str, int], kinds: Mapping[str, str]) -> dict[str, list[tuple[int, int]]]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # The tied embedding is summed over its two copies and all replicas at once (Optimus-CC, arXiv 2301.09830, section 5).
 TIED = "embedding.tokens.weight"
-WIDTH = 1024  # a flat bucket is coded as rows of this many values
+_WIDTH = 1024  # a flat bucket is coded as rows of this many values
 
 
 class GradSync:
@@ -71,10 +71,9 @@ class GradSync:
         if not spec.codec.matrixwise:
             whole = [name for name in chosen if name in alike and mesh.tp > 1]
             for key, names in (("bucket", [name for name in chosen if name not in whole]), ("alike", whole)):
-                rows = -(-sum(self.flat[name].numel() for name in names) // WIDTH)
-                if rows:
-                    stream = CompressedSum(spec, TensorSpec((rows, WIDTH), torch.float32), key, self.group)
-                    self.buckets.append((key, names, stream))
+                elements = sum(self.flat[name].numel() for name in names)
+                if elements:
+                    self.buckets.append((key, names, CompressedSum(spec, rows_spec(elements), key, self.group)))
             return
         for name, parameter in chosen.items():
             if parameter.dim() < 2:
@@ -129,11 +128,20 @@ def coded(compress: Mapping[str, CodecSpec], mesh: Mesh) -> CodecSpec | None:
     return None if spec is not None and spec.sums_plainly(mesh.dp * mesh.cp) else spec
 
 
+def rows_spec(elements: int) -> TensorSpec:
+    """What `as_rows` gives of so many values."""
+    return TensorSpec((-(-elements // _WIDTH), _WIDTH), torch.float32)
+
+
+def as_rows(flat: Tensor) -> Tensor:
+    """A flat tensor as rows to be coded, the last one filled up with zeros."""
+    return nn.functional.pad(flat, (0, -flat.numel() % _WIDTH)).view(-1, _WIDTH)
+
+
 def _summed(grads: Sequence[Tensor], stream: CompressedSum, context: Context) -> list[Tensor]:
     """The sums over the replicas, coded as one flat bucket."""
     flat = torch.cat([grad.reshape(-1) for grad in grads])
-    rows = nn.functional.pad(flat, (0, -flat.numel() % WIDTH)).view(-1, WIDTH)
-    pieces = stream(rows, context).reshape(-1)[: flat.numel()].split([grad.numel() for grad in grads])
+    pieces = stream(as_rows(flat), context).reshape(-1)[: flat.numel()].split([grad.numel() for grad in grads])
     return [piece.view(grad.shape) for piece, grad in zip(pieces, grads, strict=True)]
 
 
