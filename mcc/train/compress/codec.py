@@ -217,6 +217,11 @@ def unpack(message: Tensor, specs: Sequence[TensorSpec]) -> Payload:
     return tuple(parts)
 
 
+def decode_message(codec: Codec, message: Tensor, context: Context) -> Tensor:
+    """The tensor that the receiver sees of a payload that came as one message."""
+    return codec.decode(unpack(message, codec.payload(context)), context)
+
+
 def as_matrix(x: Tensor) -> Tensor:
     """x[..., D] as [rows, D]; a vector is one row."""
     return x.reshape(-1, x.shape[-1]) if x.dim() else x.reshape(1, 1)

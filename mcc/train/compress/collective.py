@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mcc.train.compress import host
-from mcc.train.compress.codec import Codec, Context, TensorSpec, pack, unpack
+from mcc.train.compress.codec import Codec, Context, TensorSpec, decode_message, pack, unpack
 from mcc.train.compress.verify import check_alike, check_pieces
 from mcc.train.compress.wire import Wire
 
@@ -116,8 +117,8 @@ class CompressedScatter:
             sent = [pack(codec.encode(piece, context)) for codec, piece in zip(self.slices, pieces, strict=True)]
         received = self.group.exchange(sent)
         if self.group.wire.verify:
-            mine = [_decoded(codec, message, context) for codec, message in zip(self.slices, sent, strict=True)]
-            theirs = [_decoded(self.slices[self.group.rank], message, context) for message in received]
+            mine = [decode_message(codec, message, context) for codec, message in zip(self.slices, sent, strict=True)]
+            theirs = [decode_message(self.slices[self.group.rank], message, context) for message in received]
             check_pieces(self.group, mine, theirs, context)
         with self.group.span("decode"):
             return _sum(self.slices[self.group.rank], received, context)
@@ -141,7 +142,7 @@ class CompressedGather:
             message = pack(self.total.encode(mine, context))
         messages = self.group.gather(message)
         with self.group.span("decode"):
-            pieces = [_decoded(self.total, message, context) for message in messages]
+            pieces = [decode_message(self.total, message, context) for message in messages]
         if self.group.wire.verify:
             check_alike(self.group, pieces, context)
         return pieces
@@ -161,8 +162,7 @@ class CompressedSum:
     """
 
     def __init__(self, codec: CodecSpec, spec: TensorSpec, key: str, group: Collective) -> None:
-        self.group, self.spec = group, spec
-        self.whole = codec.make(spec, key)
+        self.codec, self.spec, self.key, self.group = codec, spec, key, group
         self.plain = codec.sums_plainly(group.size)
         self.shots: tuple[CompressedScatter, CompressedGather] | None = None
         if group.size > 2 and not codec.adds_payloads and not self.plain:
@@ -171,15 +171,21 @@ class CompressedSum:
             piece = TensorSpec((self.rows, width), spec.dtype)
             self.shots = (CompressedScatter(codec, piece, key, group), CompressedGather(codec, piece, key, group))
 
+    @cached_property
+    def whole(self) -> Codec:
+        """The codec of the tensor as it is, where there are no slices."""
+        return self.codec.make(self.spec, self.key)
+
     def __call__(self, x: Tensor, context: Context) -> Tensor:
         """The sum over ranks of x[spec.shape]."""
         if self.group.size == 1:
             return x
         if self.plain:
             return self.group.sum_(x.clone())
-        with self.group.span("encode"):  # the sums within are spans of their own
-            sums = type(self.whole).all_reduce([self.whole], [x], self.group, context)
-        if sums is not None:
+        if self.codec.adds_payloads:
+            with self.group.span("encode"):  # the sums within are spans of their own
+                sums = type(self.whole).all_reduce([self.whole], [x], self.group, context)
+            assert sums is not None
             if self.group.wire.verify:
                 check_alike(self.group, sums, context)
             return sums[0]
@@ -202,19 +208,17 @@ class CompressedSum:
 
     def codecs(self) -> dict[str, Codec]:
         """The codecs in use, by name, for their state."""
+        if self.plain:
+            return {}
         if self.shots is None:
             return {"whole": self.whole}
         return {name: codec for shot in self.shots for name, codec in shot.codecs().items()}
 
 
-def _decoded(codec: Codec, message: Tensor, context: Context) -> Tensor:
-    return codec.decode(unpack(message, codec.payload(context)), context)
-
-
 def _sum(codec: Codec, messages: Sequence[Tensor], context: Context) -> Tensor:
-    specs = codec.payload(context)
-    first = codec.decode(unpack(messages[0], specs), context)
+    first = decode_message(codec, messages[0], context)
     total = first.to(torch.promote_types(first.dtype, torch.float32), copy=True)  # as uncompressed terms are added
+    specs = codec.payload(context)
     for message in messages[1:]:
         codec.add_decoded(unpack(message, specs), context, total)
     return total.to(first.dtype)

@@ -22,7 +22,7 @@ from torch.distributed.pipelining import (
 
 from mcc.core.errors import UsageError
 from mcc.train.compress import host
-from mcc.train.compress.codec import Codec, TensorSpec, nbytes, pack, unpack
+from mcc.train.compress.codec import Codec, TensorSpec, decode_message, nbytes, pack
 from mcc.train.compress.feedback import Feedback
 from mcc.train.compress.orthogonality import Orthogonality
 from mcc.train.compress.spec import CodecSpec
@@ -183,14 +183,14 @@ class Pipeline:
                     x = local.pop((index - 1, microbatch))
                 else:
                     context = self.clock.context(microbatch)
-                    plain = self.given(index - 1) if coded else self.hidden  # trained codecs are gone around else
-                    specs = (plain,) if receiver is None else receiver.payload(context)
-                    wanted = plain if receiver is None else TensorSpec((nbytes(specs),), torch.uint8)
+                    wanted = self.given(index - 1) if coded else self.hidden  # trained codecs are gone around else
+                    if receiver is not None:
+                        wanted = TensorSpec((nbytes(receiver.payload(context)),), torch.uint8)
                     x = host.landing(torch.empty(wanted.shape, dtype=wanted.dtype, device=compute), group)
                     dist.recv(x, self.mesh.stage_rank(self.stages.rank_of(index - 1)), group=group)
                     x = x.to(compute)
                     if receiver is not None:
-                        x = receiver.decode(unpack(x, specs), context)
+                        x = decode_message(receiver, x, context)
                 y = self.run(microbatch, index, x)
                 if index == self.stages.last:
                     continue
