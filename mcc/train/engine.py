@@ -37,7 +37,7 @@ from mcc.train.parallel.places import coded_parameters
 from mcc.train.parallel.stages import Stages, cut
 from mcc.train.parallel.tensor import Clock, ParallelAxes
 from mcc.train.parallel.tied import TiedSync, sums
-from mcc.train.parallel.trained import channels, divided, narrowed
+from mcc.train.parallel.trained import boundary_channels, channels, divided
 from mcc.train.parallel.zero import Zero
 from mcc.train.sources.source import Evaluation
 
@@ -128,7 +128,7 @@ class Engine:
             self._run,
             (samples, tokens),
             TensorSpec((samples, hidden, config.model.hidden_size), self.dtype),
-            narrowed(self.trained, self.stages),
+            boundary_channels(self.trained, self.stages),
         )
         zero = config.parallel.zero and mesh.dp * mesh.cp > 1
         own_codec = "embedding" in compress and not compress["embedding"].codec.exact

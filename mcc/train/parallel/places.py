@@ -71,10 +71,10 @@ def check_scopes(compress: Mapping[str, CodecSpec], stages: Stages, family: Fami
         if scope.layers is None and scope.stages is None:
             continue
         if site.startswith("pp."):
-            sent = [b for b in range(stages.last) if stages.rank_of(b) != stages.rank_of(b + 1)]
+            sent = stages.sent
             nothing = bool(sent) and not any(boundary_coded(spec, stages, before) for before in sent)
             there = f"boundaries lie after layers {some([stages.layers[before].stop - 1 for before in sent])}"
-            senders = sent if site == "pp.forward" else [before + 1 for before in sent]
+            senders = [before + (site == "pp.backward") for before in sent]
             there += f", stages {some(senders)} send"
         elif site.startswith(("tp.", "cp.")):
             selects = coded_keys(spec, stages)

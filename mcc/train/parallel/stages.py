@@ -37,6 +37,11 @@ class Stages:
         turn, place = divmod(stage, self.pp)
         return self.pp - 1 - place if self.v and turn % 2 else place
 
+    @property
+    def sent(self) -> tuple[int, ...]:
+        """The boundaries that messages go over, by the stage before: its neighbours are on different ranks."""
+        return tuple(before for before in range(self.last) if self.rank_of(before) != self.rank_of(before + 1))
+
     def held_by(self, pp_rank: int) -> list[int]:
         """The stages of a pipeline rank, in order."""
         return [stage for stage in range(len(self)) if self.rank_of(stage) == pp_rank]

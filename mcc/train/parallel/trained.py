@@ -39,20 +39,19 @@ def channels(trained: Mapping[str, CodecSpec], stages: Stages, index: int) -> di
         here = [f"layers.{layer}.{row}" for layer in stages.layers[index] for row in _ROWS]
         places = filter(coded_keys(spec, stages), here)
         found |= {f"{place}.codec.{end}": spec.options.dim for place in places for end in ("encoder", "decoder")}
-    sent = narrowed(trained, stages)
+    sent = boundary_channels(trained, stages)
     for boundary, end in ((index - 1, "decoder"), (index, "encoder")):
         if boundary in sent:
             found[f"boundaries.{_last(stages, boundary)}.{end}"] = sent[boundary]
     return found
 
 
-def narrowed(trained: Mapping[str, CodecSpec], stages: Stages) -> dict[int, int]:
+def boundary_channels(trained: Mapping[str, CodecSpec], stages: Stages) -> dict[int, int]:
     """The boundaries, by the stage before, that a trained codec stands at -> channels that are sent there."""
     spec = trained.get("pp.forward")
-    apart = [before for before in range(stages.last) if stages.rank_of(before) != stages.rank_of(before + 1)]
     if spec is None:
         return {}
-    return {before: spec.options.dim for before in apart if boundary_coded(spec, stages, before)}
+    return {before: spec.options.dim for before in stages.sent if boundary_coded(spec, stages, before)}
 
 
 def check_trained(compress: Mapping[str, CodecSpec], model: ModelConfig, stages: Stages) -> None:
@@ -77,7 +76,7 @@ def check_trained(compress: Mapping[str, CodecSpec], model: ModelConfig, stages:
                 "shape for the whole run",
                 "tp.forward alone can begin without its autoencoder",
             )
-    ends = [_last(stages, before) for before in narrowed(trained, stages)]
+    ends = [_last(stages, before) for before in boundary_channels(trained, stages)]
     if len(set(ends)) < len(ends) or -1 in ends:
         raise UsageError(
             "--compress pp.forward=autoencoder: every stage but the last needs a layer, which its weights are named by",

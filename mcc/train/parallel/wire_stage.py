@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage
 
 from mcc.train.compress import host, verify
-from mcc.train.compress.codec import Codec, Context, TensorSpec, nbytes, pack, unpack
+from mcc.train.compress.codec import Codec, Context, TensorSpec, decode_message, nbytes, pack
 from mcc.train.compress.feedback import Feedback
 from mcc.train.compress.orthogonality import Orthogonality
 from mcc.train.compress.spec import CodecSpec
@@ -145,11 +145,10 @@ class WireStage(PipelineStage):
             ("pp.forward", "send", index + 1),
             ("pp.backward", "receive", index + 1),
         ):
-            spec = self.specs[site]
-            apart = 0 <= neighbour < len(stages) and stages.rank_of(neighbour) != mesh.pp_rank
-            if spec is not None and apart and boundary_coded(spec, stages, min(index, neighbour)):
+            spec, boundary = self.specs[site], min(index, neighbour)
+            if spec is not None and boundary in stages.sent and boundary_coded(spec, stages, boundary):
                 what = self._before if neighbour < index else self._after
-                self.ends[site, end] = spec.make(what, f"boundary{min(index, neighbour)}")
+                self.ends[site, end] = spec.make(what, f"boundary{boundary}")
 
     def codecs(self) -> dict[str, Codec]:
         """Every codec in use, by site, boundary and end."""
@@ -346,7 +345,7 @@ class WireStage(PipelineStage):
             if codec is not None:
                 context = self.clock.context(microbatch)
                 head, message = message.split([message.numel() - (size := nbytes(codec.payload(context))), size])
-                coded, message = message, codec.decode(unpack(message, codec.payload(context)), context)
+                coded, message = message, decode_message(codec, message, context)
                 if self.wire.verify:
                     verify.check(head, coded, message, self._where(site, context))
             info.buffer.copy_(message)
