@@ -89,7 +89,7 @@ class GradSync:
             return
         context, active = self.clock.context(), self.clock.active(self.spec)
         if self.zero is not None and not active:
-            self.zero.reduce([*self.flat, *self.coded])
+            self.zero.reduce()
             return
         dense = list(self.flat.values())
         if self.coded and not active:

@@ -12,8 +12,9 @@ masters of their rows; all replicas, the owner too, compute with what was decode
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,15 @@ from mcc.train.parallel.mesh import Mesh
 from mcc.train.parallel.tensor import Clock
 
 _BUCKET = 1 << 24  # elements that travel together; bounds the memory beside the gradients
+
+
+@dataclass(frozen=True)
+class _Bucket:
+    """Parameters that travel together. `longest`: elements of its piece, as many for every replica."""
+
+    key: str
+    names: Sequence[str]
+    longest: int
 
 
 class Zero:
@@ -65,13 +75,14 @@ class Zero:
             if last > first:
                 own = parameters[name].data[first:last]
                 self.owned[name] = nn.Parameter(own.clone() if self.apart else own)
-        reduced = [name for name in self.bounds if name not in set(elsewhere)]
+        self._reduced = list(self._buckets(set(self.bounds) - set(elsewhere)))
+        self._gathered = list(self._buckets(self.bounds))
         self.scatter = FlatScatter(compress.get("zero.grads"), self.gradients, clock)
-        for key, bucket in self._buckets(reduced):
-            self.scatter.add(key, self._longest(bucket))
+        for bucket in self._reduced:
+            self.scatter.add(bucket.key, bucket.longest)
         self.spread = FlatGather(self.spec, self.updates, clock)
-        for key, bucket in self._buckets(self.bounds):
-            self.spread.add(key, self._longest(bucket))
+        for bucket in self._gathered:
+            self.spread.add(bucket.key, bucket.longest)
 
     def rows(self, name: str, replica: int | None = None) -> tuple[int, int]:
         """(first, last + 1) of the rows of a parameter that this replica, or another, owns."""
@@ -79,16 +90,16 @@ class Zero:
         return self.bounds[name][place], self.bounds[name][place + 1]
 
     @torch.no_grad()
-    def reduce(self, names: Iterable[str]) -> None:
-        """Give the owned rows of `names` the mean over the replicas of their gradients, whose memory is freed."""
+    def reduce(self) -> None:
+        """Give the owned rows the mean over the replicas of their gradients, whose memory is freed. Not `elsewhere`."""
         size = self.gradients.size
-        for key, bucket in self._buckets(names):
-            grads = {name: gradient(self.parameters[name]) for name in bucket}
+        for bucket in self._reduced:
+            grads = {name: gradient(self.parameters[name]) for name in bucket.names}
             pieces = [self._pack(bucket, grads, place) for place in range(size)]
             del grads
-            for name in bucket:
+            for name in bucket.names:
                 self.parameters[name].grad = None
-            mean = self.scatter(key, pieces).div_(size)
+            mean = self.scatter(bucket.key, pieces).div_(size)
             for name, piece in self._unpack(bucket, self.gradients.rank, mean):
                 self.owned[name].grad = piece
 
@@ -107,12 +118,12 @@ class Zero:
         here = self.updates.rank
         coded = not exact and self.clock.active(self.spec)
         difference = coded and self.spec is not None and self.spec.of == "difference"
-        for key, bucket in self._buckets(self.bounds):
+        for bucket in self._gathered:
             mine = self._pack(bucket, self.owned)
             if difference:
                 held = {name: p.data for name, p in self.parameters.items()}
                 mine -= self._pack(bucket, held, here)
-            for place, rows in enumerate(self.spread(key, mine, dense=not coded)):
+            for place, rows in enumerate(self.spread(bucket.key, mine, dense=not coded)):
                 if place == here and not self.apart:
                     continue
                 for name, piece in self._unpack(bucket, place, rows):
@@ -147,40 +158,39 @@ class Zero:
         sites = {"zero.grads": self.scatter.codecs(), "zero.weights": self.spread.codecs()}
         return {f"{site}/{key}": codec for site, found in sites.items() for key, codec in found.items()}
 
-    def _buckets(self, names: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
-        """(key, names) of what travels together: parameters of one kind."""
+    def _buckets(self, names: Iterable[str]) -> Iterator[_Bucket]:
+        """What travels together of `names`: parameters of one kind."""
         bucket: list[str] = []
         elements = count = 0
         for kind, name in sorted((self.kinds.get(name, ""), name) for name in names):
             size = self.parameters[name].numel()
             if bucket and (elements + size > _BUCKET or kind != self.kinds.get(bucket[0], "")):
-                yield f"bucket{count}", bucket
+                yield _Bucket(f"bucket{count}", bucket, self._longest(bucket))
                 bucket, elements, count = [], 0, count + 1
             bucket.append(name)
             elements += size
         if bucket:
-            yield f"bucket{count}", bucket
+            yield _Bucket(f"bucket{count}", bucket, self._longest(bucket))
 
-    def _longest(self, bucket: list[str]) -> int:
-        """Elements of a bucket's piece: as many for every replica."""
-        return max(sum(self._count(name, place) for name in bucket) for place in range(self.gradients.size))
+    def _longest(self, names: Sequence[str]) -> int:
+        return max(sum(self._count(name, place) for name in names) for place in range(self.gradients.size))
 
-    def _pack(self, bucket: list[str], tensors: Mapping[str, Tensor], place: int | None = None) -> Tensor:
+    def _pack(self, bucket: _Bucket, tensors: Mapping[str, Tensor], place: int | None = None) -> Tensor:
         """Rows of all parameters of a bucket in one flat tensor: a replica's rows of whole `tensors`, or all that
         there are."""
         parts = []
-        for name in bucket:
+        for name in bucket.names:
             if place is None:
                 parts += [tensors[name].data.reshape(-1)] if name in tensors else []
             else:
                 first, last = self.rows(name, place)
                 parts.append(tensors[name][first:last].reshape(-1))
-        flat = torch.cat(parts) if parts else self.parameters[bucket[0]].new_zeros(0)
-        return nn.functional.pad(flat, (0, self._longest(bucket) - flat.numel()))
+        flat = torch.cat(parts) if parts else self.parameters[bucket.names[0]].new_zeros(0)
+        return nn.functional.pad(flat, (0, bucket.longest - flat.numel()))
 
-    def _unpack(self, bucket: list[str], place: int, flat: Tensor) -> Iterator[tuple[str, Tensor]]:
+    def _unpack(self, bucket: _Bucket, place: int, flat: Tensor) -> Iterator[tuple[str, Tensor]]:
         start = 0
-        for name in bucket:
+        for name in bucket.names:
             count, (first, last) = self._count(name, place), self.rows(name, place)
             if count:
                 yield name, flat[start : start + count].view(last - first, *self.parameters[name].shape[1:])
