@@ -11,6 +11,7 @@ from mcc.cli.console import JSON, print_json, reporter, table
 from mcc.cli.options import flags
 from mcc.core.config import resolve
 from mcc.core.errors import MccError, UsageError
+from mcc.core.signals import ended_by_signals
 from mcc.train.papers.base.config import PaperConfig
 
 EPILOG = r"""Examples:
@@ -49,7 +50,6 @@ def paper(
         raise UsageError("which paper?", f"one of {', '.join(papers.names())}")
     from mcc.train.papers.base.bench import rerun
     from mcc.train.papers.base.plot import draw
-    from mcc.train.papers.base.run import ended_by_signals
 
     with ended_by_signals():
         report = rerun(name, papers.get(name)(), config, reporter())

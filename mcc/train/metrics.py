@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -89,7 +89,6 @@ def summary(run: Path) -> dict[str, Any]:
     last = {key: value for key, value in scored.items() if key not in ("step", "epoch")}
     # The first step also builds the pipeline.
     times = [line["step_time_s"] for line in steps[1:]] or [line["step_time_s"] for line in steps]
-    sites = {site for line in steps for site in line["wire_bytes"]}
     tokens = steps[-1]["tokens"] / steps[-1]["step"]
     measured = orthogonality(run)
     return {
@@ -97,9 +96,15 @@ def summary(run: Path) -> dict[str, Any]:
         "final_train_loss": steps[-1]["loss"],
         **last,
         "tokens_per_s": tokens / median(times),
-        "wire_bytes": {s: round(fmean(line["wire_bytes"].get(s, 0) for line in steps)) for s in sorted(sites)},
+        "wire_bytes": mean_bytes(steps),
         "scores": found,
     } | ({"orthogonality": measured} if measured else {})
+
+
+def mean_bytes(steps: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Bytes that all ranks sent a step, by site: the mean over lines of steps."""
+    sites = sorted({site for line in steps for site in line["wire_bytes"]})
+    return {site: round(fmean(line["wire_bytes"].get(site, 0) for line in steps)) for site in sites}
 
 
 def orthogonality(run: Path) -> list[dict[str, Any]]:

@@ -5,7 +5,6 @@ python -m mcc.train.worker ORDER.json      as the launcher starts each rank
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
@@ -27,6 +26,7 @@ from mcc.core.errors import MccError, UsageError
 from mcc.core.events import SILENT, Reporter
 from mcc.core.locks import exclusive
 from mcc.core.ranks import Ranks, from_environment, restart_count, restarts_elsewhere, set_restart_count
+from mcc.core.signals import end_with_parent
 from mcc.train.attempt import agree
 from mcc.train.config import TrainConfig
 from mcc.train.device import backend, choose, own_devices
@@ -41,7 +41,6 @@ _MOURNING_S = 5.0
 # So long a rank that is asked to stop goes on waiting for the others to join: one of them may have died.
 _JOINING_S = 15.0
 STOPPED = "stopped"  # the step at which a signal ended the run, in the folder of failures
-_DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,8 +213,7 @@ def join(ranks: Ranks, config: TrainConfig) -> torch.device:
 
 def main() -> None:
     """A rank that the launcher started: silent, its failure is in its account, and it ends when the launcher does."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGTERM)
+    end_with_parent(signal.SIGTERM)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a rank at once, wherever it is; the launcher tells
     try:
         work(Order.read(Path(sys.argv[1])))

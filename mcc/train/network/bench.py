@@ -12,7 +12,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
 from typing import Any
 
 from mcc.core.config import plain
@@ -20,6 +20,7 @@ from mcc.core.errors import MccError
 from mcc.core.events import SILENT, Reporter
 from mcc.train.compress.presets import with_presets
 from mcc.train.config import TrainConfig
+from mcc.train.metrics import mean_bytes
 from mcc.train.network.config import DENSE, SETTLING, NetworkConfig
 from mcc.train.network.links import Network
 from mcc.train.network.namespaces import require
@@ -208,12 +209,11 @@ def _wait(training: Training, done: int, until: int, limit_s: float, task: Any) 
 
 def timing(rate: str, lines: Sequence[Mapping[str, Any]]) -> Timing:
     """The figures of the timed steps' lines of `metrics.jsonl`."""
-    sites = sorted({site for line in lines for site in line["wire_bytes"]})
     return Timing(
         rate=rate,
         steps=len(lines),
         step_s=median(line["step_time_s"] for line in lines) if lines else None,
-        wire_bytes={site: round(fmean(line["wire_bytes"].get(site, 0) for line in lines)) for site in sites},
+        wire_bytes=mean_bytes(lines),
     )
 
 

@@ -6,7 +6,6 @@ those end: no rank outlives them.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import multiprocessing
 import os
@@ -19,6 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from mcc.core.errors import MccError
+from mcc.core.signals import end_with_parent
 from mcc.train import metrics
 from mcc.train.config import TrainConfig
 from mcc.train.faults import accounts, place
@@ -27,7 +27,6 @@ from mcc.train.network.namespaces import enter, show_file
 from mcc.train.worker import Order, work
 
 _PORT = 29500  # free: every rank's network is its own
-_DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
 _ACCOUNTS_S = 10.0  # so long the other ranks may take to say what they saw of one that failed
 _LOOK_S = 0.01
 
@@ -135,7 +134,7 @@ class Training:
 def _rank(order: Path, hosts: Path, namespace: str, environment: dict[str, Any]) -> None:
     """One rank, in a process just forked."""
     parent = os.getppid()
-    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    end_with_parent(signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)  # the server died before we could ask
     signal.signal(signal.SIGINT, signal.SIG_DFL)

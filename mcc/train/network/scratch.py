@@ -5,13 +5,12 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
+
+from mcc.core.signals import ended_by_signals
 
 _PREFIX = "mcc-network-"
 _LOCK = ".owner"
@@ -20,18 +19,16 @@ _LOCK = ".owner"
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
     """A folder for this process, which it holds locked. SIGTERM and SIGHUP end the block as Ctrl-C does."""
-    before = {number: signal.signal(number, _end) for number in (signal.SIGTERM, signal.SIGHUP)}
-    parent = Path(tempfile.gettempdir())
-    remove_ended(parent)
-    folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=parent))
-    try:
-        with (folder / _LOCK).open("wb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with ended_by_signals():
+        parent = Path(tempfile.gettempdir())
+        remove_ended(parent)
+        folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=parent))
+        try:
+            with (folder / _LOCK).open("wb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_ended(parent: Path) -> None:
@@ -54,7 +51,3 @@ def _lives(pid: int) -> bool:
     except OSError:
         pass
     return True
-
-
-def _end(number: int, frame: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + number)

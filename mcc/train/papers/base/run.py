@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import fmean, median
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 from mcc.core.config import settings
 from mcc.core.errors import MccError
@@ -130,33 +128,12 @@ def summary(lines: Sequence[Mapping[str, Any]], seconds: float) -> dict[str, Any
         "train_loss": fmean(line["loss"] for line in last),
         "scores": scores,
         "curve": [[line["step"], line["loss"]] for line in shown],
-        "wire_bytes": _mean_bytes(steps),
-        "last_wire_bytes": _mean_bytes(last),
+        "wire_bytes": metrics.mean_bytes(steps),
+        "last_wire_bytes": metrics.mean_bytes(last),
         "memory_bytes": [max(rank) for rank in zip(*memory, strict=True)],
         "step_time_s": median(line["step_time_s"] for line in steps),
         "seconds": round(seconds, 1),
     }
-
-
-def _mean_bytes(steps: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    sites = sorted({site for line in steps for site in line["wire_bytes"]})
-    return {site: round(fmean(line["wire_bytes"].get(site, 0) for line in steps)) for site in sites}
-
-
-@contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the block as Ctrl-C does: no run outlives who watches it."""
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, _leave) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _leave(number: int, frame: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + number)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
