@@ -16,7 +16,8 @@ from torch import Tensor
 from mcc.models.base.config import ModelConfig
 from mcc.models.base.family import families
 from mcc.train.config import OptimConfig, ParallelConfig, RunConfig, TrainConfig
-from mcc.train.engine import Engine, make_mesh
+from mcc.train.engine import Engine
+from mcc.train.layout import make_mesh
 
 SAMPLES, STEPS = 8, 8
 MODEL = ModelConfig(

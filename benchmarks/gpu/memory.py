@@ -15,7 +15,8 @@ from torch.profiler import ProfilerActivity, profile
 from mcc.models.base.config import ModelConfig
 from mcc.models.base.loss import cross_entropy
 from mcc.train.config import ParallelConfig, RunConfig, TrainConfig
-from mcc.train.engine import Engine, make_mesh
+from mcc.train.engine import Engine
+from mcc.train.layout import make_mesh
 from mcc.train.parallel.mesh import build_mesh
 from mcc.train.parallel.tensor import Clock, ParallelAxes
 

@@ -20,8 +20,9 @@ from torch import Tensor
 from mcc.models.base.config import ModelConfig
 from mcc.models.base.family import families
 from mcc.train.config import OptimConfig, ParallelConfig, RunConfig, TrainConfig
-from mcc.train.engine import DTYPES, Engine, make_mesh
+from mcc.train.engine import DTYPES, Engine
 from mcc.train.flops import flops_per_token, peak_flops
+from mcc.train.layout import make_mesh
 
 BASE = ModelConfig(num_layers=12, hidden_size=768, num_attention_heads=12, seq_length=1024, vocab_size=50257)
 # The shape, and samples of a step.

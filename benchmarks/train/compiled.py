@@ -19,7 +19,8 @@ from ranks import alone
 from mcc.models.base.config import ModelConfig
 from mcc.train.compiled import check_compile
 from mcc.train.config import OptimConfig, ParallelConfig, RunConfig, TrainConfig
-from mcc.train.engine import Engine, make_mesh
+from mcc.train.engine import Engine
+from mcc.train.layout import make_mesh
 
 
 def _config(options: argparse.Namespace, fuse: bool) -> TrainConfig:

@@ -35,7 +35,8 @@ from mcc.models.base.init import initialize
 from mcc.models.base.loss import cross_entropy
 from mcc.models.base.transformer import Stage
 from mcc.train.config import ParallelConfig, RunConfig, TrainConfig
-from mcc.train.engine import Engine, make_mesh
+from mcc.train.engine import Engine
+from mcc.train.layout import make_mesh
 from mcc.train.parallel.mesh import build_mesh
 from mcc.train.parallel.tensor import Clock, ParallelAxes
 from tests.train.parallel.test_pipeline_memory import under_way

@@ -25,7 +25,8 @@ from torch import Tensor
 from mcc.models.base.config import ModelConfig
 from mcc.models.base.family import families, global_shape
 from mcc.train.config import ParallelConfig, RunConfig, TrainConfig
-from mcc.train.engine import Engine, make_mesh
+from mcc.train.engine import Engine
+from mcc.train.layout import make_mesh
 from mcc.train.optim import optimizers
 from mcc.train.optim.config import OptimConfig
 from mcc.train.parallel.gradients import _squares

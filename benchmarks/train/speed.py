@@ -26,7 +26,8 @@ from mcc.models.base.config import ModelConfig
 from mcc.models.base.family import families
 from mcc.models.base.forms import FORMS, pad_rows, split
 from mcc.train.config import OptimConfig, ParallelConfig, RunConfig, TrainConfig
-from mcc.train.engine import Engine, make_mesh
+from mcc.train.engine import Engine
+from mcc.train.layout import make_mesh
 
 SHAPES = {
     "gpt2": ModelConfig(

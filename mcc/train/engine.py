@@ -25,16 +25,16 @@ from mcc.train.compress.codec import Codec, TensorSpec
 from mcc.train.compress.spec import CodecSpec, parse_all
 from mcc.train.config import TrainConfig
 from mcc.train.faults import not_finite
+from mcc.train.layout import stages_of
 from mcc.train.objective import objective_of, objectives
 from mcc.train.optim.schedule import LearningRate
 from mcc.train.optim.update import Update
 from mcc.train.parallel.flat import kinds as kinds_of
 from mcc.train.parallel.fully_shard import FullyShard
 from mcc.train.parallel.gradients import TIED, GradSync, coded, sequence_parameters, sync_sequence
-from mcc.train.parallel.mesh import CPU, Mesh, build_mesh
-from mcc.train.parallel.pipeline import SCHEDULES, Pipeline
+from mcc.train.parallel.mesh import CPU, Mesh
+from mcc.train.parallel.pipeline import Pipeline
 from mcc.train.parallel.places import coded_parameters
-from mcc.train.parallel.stages import Stages, cut
 from mcc.train.parallel.tensor import Clock, ParallelAxes
 from mcc.train.parallel.tied import TiedSync, sums
 from mcc.train.parallel.trained import boundary_channels, channels, divided
@@ -382,21 +382,3 @@ class Work:
         self.microbatches, self.weight, self.step = microbatches, weight, step
         self.loss = torch.zeros(weight.shape, device=device)
         self.predictions: list[Tensor] = []
-
-
-def stages_of(config: TrainConfig) -> Stages:
-    """How the configuration cuts its model into stages.
-
-    Raises:
-        UsageError: the layers do not fit.
-    """
-    parallel = config.parallel
-    v = SCHEDULES[parallel.schedule].v
-    return cut(config.model, parallel.pp, parallel.vpp, v, parallel.stages)
-
-
-def make_mesh(config: TrainConfig, compute: torch.device = CPU) -> Mesh:
-    """The mesh of the configuration over the default process group, with tensors on `compute`. Collective."""
-    parallel = config.parallel
-    dp = parallel.replicas(dist.get_world_size())
-    return build_mesh(parallel.tp, parallel.pp, dp, parallel.cp, stages_of(config).ends, compute)

@@ -14,7 +14,8 @@ from mcc.core.ranks import restart_count
 from mcc.train import checkpoint
 from mcc.train.config import TrainConfig
 from mcc.train.data import open_data
-from mcc.train.engine import Engine, make_mesh
+from mcc.train.engine import Engine
+from mcc.train.layout import make_mesh
 from mcc.train.orthogonality import Measurements
 from mcc.train.parallel.mesh import CPU
 from mcc.train.samples import never_again

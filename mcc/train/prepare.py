@@ -21,8 +21,8 @@ from mcc.train.compress.presets import with_presets
 from mcc.train.compress.spec import FORWARD, parse_all
 from mcc.train.config import TrainConfig
 from mcc.train.data import open_data
-from mcc.train.engine import stages_of
 from mcc.train.finetune.resolve import resolve
+from mcc.train.layout import stages_of
 from mcc.train.optim.schedule import LearningRate
 from mcc.train.parallel.fully_shard import check_fully_shard
 from mcc.train.parallel.pipeline import check_schedule

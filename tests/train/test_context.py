@@ -6,7 +6,8 @@ import torch
 
 from mcc.train.compress.codec import Context
 from mcc.train.compress.collective import CompressedSum
-from mcc.train.engine import Engine, make_mesh
+from mcc.train.engine import Engine
+from mcc.train.layout import make_mesh
 from mcc.train.sources.source import Evaluation, Source
 from tests.ranks import run_ranks
 from tests.train.toy import toy_batch, toy_config

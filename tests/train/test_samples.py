@@ -11,7 +11,7 @@ from mcc.core.errors import UsageError
 from mcc.train import samples
 from mcc.train.config import DataConfig, TrainConfig
 from mcc.train.data import open_data
-from mcc.train.engine import stages_of
+from mcc.train.layout import stages_of
 from mcc.train.samples import check_samples, ends, never_again, samples_kept
 from tests.train.job import job_config, tokens
 

@@ -15,7 +15,8 @@ from mcc.models.base.family import families
 from mcc.models.base.forms import pad_rows
 from mcc.train.batch import Batch
 from mcc.train.config import OptimConfig, ParallelConfig, RunConfig, TrainConfig
-from mcc.train.engine import Engine, make_mesh
+from mcc.train.engine import Engine
+from mcc.train.layout import make_mesh
 from mcc.train.parallel.gradients import TIED
 
 MODEL = ModelConfig(

@@ -16,9 +16,10 @@ from mcc.data.tokens.vocabulary import word_piece
 from mcc.models.base.config import ModelConfig
 from mcc.train.config import OptimConfig, ParallelConfig, RunConfig, TrainConfig
 from mcc.train.data import open_data
-from mcc.train.engine import Engine, make_mesh
+from mcc.train.engine import Engine
 from mcc.train.finetune.config import FinetuneConfig
 from mcc.train.finetune.resolve import resolve
+from mcc.train.layout import make_mesh
 from tests.ranks import run_ranks
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnop"]
