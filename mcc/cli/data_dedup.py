@@ -194,7 +194,7 @@ def find(
     Example: [cyan]mcc data dedup find cc.jsonl news.jsonl -o pairs.jsonl --key cc_id --key url[/]
     """
     from mcc.data.dedup import DedupConfig, Sides
-    from mcc.data.dedup_steps import find_duplicates
+    from mcc.data.dedup_steps.find import find_duplicates
 
     if (num_bands is None) != (num_seeds is None):
         raise UsageError("--num-bands and --num-seeds are given together or not at all")
@@ -225,7 +225,7 @@ def group(
 
     Example: [cyan]mcc data dedup group pairs.jsonl -o groups.jsonl --threshold 0.8[/]
     """
-    from mcc.data.dedup_steps import group_duplicates
+    from mcc.data.dedup_steps.group import group_duplicates
 
     report = group_duplicates(pairs, output, threshold, console.reporter())
     steps.show(report, as_json, ("groups", report.groups), ("to remove", report.duplicates))
@@ -248,7 +248,7 @@ def remove(
 
     Example: [cyan]mcc data dedup remove groups.jsonl clean.jsonl -o unique.jsonl --key url[/]
     """
-    from mcc.data.dedup_steps import RemoveConfig, remove_duplicates
+    from mcc.data.dedup_steps.remove import RemoveConfig, remove_duplicates
 
     values = steps.given(key=key, workers=workers)
     values["read"] = steps.read((text_key,) if text_key else None, on_error, max_errors)

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from mcc.core.errors import MccError, UsageError
 from mcc.data.base.records import ReadConfig
 from mcc.data.dedup import DedupConfig, Sides
-from mcc.data.dedup_steps import RemoveConfig, find_duplicates, group_duplicates, remove_duplicates
+from mcc.data.dedup_steps.find import find_duplicates
+from mcc.data.dedup_steps.group import group_duplicates
+from mcc.data.dedup_steps.remove import RemoveConfig, remove_duplicates
 from mcc.data.near_duplicates import candidates
 from tests.data.conftest import Write, read
 from tests.data.near_duplicates.test_shingles import truth

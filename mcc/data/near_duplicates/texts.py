@@ -10,6 +10,7 @@ import os
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import IO
 
@@ -37,6 +38,10 @@ class Texts:
     paths: tuple[str, ...]
     key: str
 
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {path: number for number, path in enumerate(self.paths)}
+
     def kept(self, block: Block, data: bytes, lines: Sequence[int], sizes: Sequence[int]) -> list[bytes] | None:
         """Where the texts are, or None when the block cannot be reached in its file.
 
@@ -46,7 +51,7 @@ class Texts:
         """
         if block.place is None:
             return None
-        file, starts = self.paths.index(block.path), block.place[0] + _offsets(data, block.line, lines, sizes)
+        file, starts = self._numbers[block.path], block.place[0] + _offsets(data, block.line, lines, sizes)
         return [_PLACE.pack(_TAG, file, start, size) for start, size in zip(starts.tolist(), sizes, strict=True)]
 
     def finder(self) -> Callable[[bytes], bytes]:
