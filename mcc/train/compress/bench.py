@@ -114,9 +114,9 @@ def _speed(text: str, codec: Codec, x: Tensor, repeats: int) -> CodecSpeed:
             plain[i] = x.nbytes / seconds(way) / 1e9
     if isinstance(codec, PowerSGD) and not codec.batch:
         matrix = x.reshape(codec.n, codec.m)
-        p_nr, q_mr = (torch.randn(rows, codec.low_rank, device=x.device) for rows in matrix.shape)
-        matmuls[0] = encode / seconds(lambda: (matrix @ q_mr, matrix.mT @ p_nr))
-        matmuls[1] = decode / seconds(lambda: p_nr @ q_mr.mT)
+        p_rn, q_rm = (torch.randn(codec.low_rank, rows, device=x.device) for rows in matrix.shape)
+        matmuls[0] = encode / seconds(lambda: (q_rm @ matrix.mT, p_rn @ matrix))
+        matmuls[1] = decode / seconds(lambda: p_rn.mT @ q_rm)
     return CodecSpeed(
         codec=text,
         shape=tuple(x.shape),

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from mcc.train.compress import kernels
 from mcc.train.compress.bits import pack_bits, packed_bytes, unpack_bits
 from mcc.train.compress.codec import Context
+from mcc.train.compress.codecs import powersgd
 from mcc.train.compress.codecs.quantize import Quantize
 from tests.train.compress.streams import make, normal
 
@@ -125,7 +126,7 @@ def test_nothing_loads_numba_before_it_is_needed():
 def test_kernels_need_no_folder_to_write_to(monkeypatch):
     """Where numba finds no place for its cache, a kernel is compiled for this process."""
     monkeypatch.setattr(caching._CacheLocator, "ensure_cache_path", lambda self: _refuse())
-    program = compiled._compile(_twice, numba.types.voidptr, numba.int64)
+    program = compiled.compile_program(_twice, numba.types.voidptr, numba.int64)
     x = torch.ones(3)
     program(x.data_ptr(), 3)
     assert x.tolist() == [2, 2, 2]
@@ -139,3 +140,54 @@ def _twice(address, count):
     x = numba.carray(address, count, np.float32)
     for i in range(count):
         x[i] *= 2
+
+
+def _off(rows: torch.Tensor) -> float:
+    """How far rows are from orthonormal."""
+    rows = rows.double()
+    return float((rows @ rows.mT - torch.eye(rows.shape[-2])).abs().max())
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (3, 3), (4, 16), (6, 100), (16, 512), (17, 700), (40, 1300), (2, 8, 64)])
+@pytest.mark.parametrize("apart", [1.0, 0.2, 0.05])  # how far the rows are off their first one
+def test_rows_become_orthonormal_and_span_what_they_did(shape, apart):
+    """Those of QR but for signs, up to rounding errors that grow with how near to one plane the rows were."""
+    p = normal(*shape)
+    p[..., 1:, :] = p[..., :1, :] + apart * p[..., 1:, :]
+    found = cpu.orthonormal(p)
+    if found is None:  # small ones may be nearer
+        assert apart < 1
+        return
+    assert found.shape == p.shape and found.is_contiguous() and _off(found) < 1e-5
+    want = torch.linalg.qr(p.double().mT).Q.mT
+    signs = (found * want).sum(-1, keepdim=True).sign()
+    torch.testing.assert_close(found.double() * signs, want, atol=2e-5 / apart**2, rtol=0)
+    small = cpu.orthonormal(p * 1e-12)
+    torch.testing.assert_close(small, found, atol=1e-3, rtol=0)
+
+
+def test_rows_that_have_no_plane_of_their_own_are_left_to_qr():
+    p = normal(8, 64)
+    for bad in (0.0, float("nan"), float("inf"), 1e-30):
+        rows = p.clone()
+        rows[5] = bad
+        assert cpu.orthonormal(rows) is None
+    twice = p.clone()
+    twice[7] = p[2] - p[4]
+    assert cpu.orthonormal(twice) is None
+    assert cpu.orthonormal(torch.stack([p, twice])) is None
+    assert _off(powersgd.orthonormal(twice.repeat(1, 9))) < 1e-5  # whatever else they span
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_low_rank_by_the_kernel_is_that_by_qr(dtype, monkeypatch):
+    x = normal(300, 80).to(dtype)
+    seen = []
+    for least in (0, 1 << 40):
+        monkeypatch.setattr(kernels, "_LEAST_THIN", least)
+        codec = make("powersgd:rank=20", (300, 80), dtype)
+        for step in range(3):
+            seen.append(codec.decode(codec.encode(x, Context(step=step)), Context(step=step)).float())
+    # Products of rounded factors: a few units in the last place of x's dtype, or of fp32's.
+    for ours, theirs in zip(seen[:3], seen[3:], strict=True):
+        torch.testing.assert_close(ours, theirs, atol=4 * max(torch.finfo(dtype).eps, 1e-6) * 4, rtol=0)

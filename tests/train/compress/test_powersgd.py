@@ -52,14 +52,18 @@ def _both(rank_of_matrices):
     theirs.iter = 2  # no dense steps first
     torch.manual_seed(np.random.RandomState(7).randint(1_000_000_000))  # torch's start, so that ours is the same
     for codec, (_, m) in zip(ours, SHAPES, strict=True):
-        codec.inner.q_mr = torch.randn(1, m, rank_of_matrices)[0]
+        codec.inner.load_state_dict({"q": torch.randn(1, m, rank_of_matrices)[0]})
     found = []
     for step in range(6):
         grads = [normal(*shape, seed=100 * step + 10 * rank + shape[0]) for shape in SHAPES]
         bucket = _Bucket(grads)
         powerSGD_hook(theirs, bucket).wait()
         sums = Feedback.all_reduce(ours, grads, group, Context(step=step))
-        mine = [total / size for total in sums], [c.error for c in ours], [c.inner.q_mr / size for c in ours]
+        mine = (
+            [total / size for total in sums],
+            [c.error for c in ours],
+            [c.inner.state_dict()["q"] / size for c in ours],
+        )
         errors = _Bucket(grads)
         errors.flat.copy_(theirs.error_dict[0])
         qs = theirs.q_memory_dict[0].split([m * rank_of_matrices for _, m in SHAPES])
@@ -92,7 +96,7 @@ def test_a_matrix_a_sample():
 def test_samples_warm_up_apart():
     """A slot of the batch goes on as a codec of that matrix alone would."""
     together, alone = make("powersgd:rank=2,per=sample", (3, 9, 12)), make("powersgd:rank=2", (9, 12))
-    alone.q_mr = together.q_mr[1].clone()
+    alone.load_state_dict({"q": together.state_dict()["q"][1]})
     for step in range(4):
         x = normal(3, 9, 12, seed=step)
         context = Context(step=step)

@@ -1,7 +1,8 @@
-"""Fused kernels for `quantize`: the same bits as its plain torch formulation, in a tenth of the time.
+"""Fused kernels for `quantize`: the same bits as its plain torch formulation, in a tenth of the time. For low rank,
+orthonormal rows.
 
-CPUs: programs that numba compiles (`cpu`, `compiled`, `loops`). GPUs: Triton's (`gpu`). Where numba or Triton is not
-installed or does not know this Python, and for small tensors, the codec computes as plain torch does.
+CPUs: programs that numba compiles (`cpu`, `compiled`, `loops`, `thin`). GPUs: Triton's (`gpu`), for `quantize` alone.
+Where numba or Triton is not installed or does not know this Python, and for small tensors, plain torch computes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from mcc.train.compress.kernels.layout import Layout
 
 # Below so many values loading a compiler costs more than it saves.
 LEAST = 1 << 14
+_LEAST_THIN = 1 << 12
 
 
 @lru_cache
@@ -54,3 +56,11 @@ def decode(
     """
     kernels = available(packed.device.type) if layout.count >= LEAST else None
     return kernels.decode(scale, packed, layout, dtype, total) if kernels else None
+
+
+def orthonormal(p_rn: Tensor) -> Tensor | None:
+    """Orthonormal rows that span those of p[..., r, n], r at most n; None where no kernel does it, or can."""
+    if p_rn.device.type != "cpu" or p_rn.dtype != torch.float32 or p_rn.numel() < _LEAST_THIN:
+        return None
+    kernels = available("cpu")
+    return kernels.orthonormal(p_rn) if kernels else None

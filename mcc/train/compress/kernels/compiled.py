@@ -182,7 +182,7 @@ def encoder() -> Callable[..., None]:
     Args, as `Layout` has them: bits, columns, size, count, groups. x[count] is fp32, or the bits of bfloat16 if
     `short`; scale[groups] are written as bits of bfloat16, packed as uint8[bytes].
     """
-    return _compile(_encode, _COUNT, _FLAG, _COUNT, _FLAG, _ADDRESS, _COUNT, _ADDRESS, _COUNT, _ADDRESS, _COUNT)
+    return compile_program(_encode, _COUNT, _FLAG, _COUNT, _FLAG, _ADDRESS, _COUNT, _ADDRESS, _COUNT, _ADDRESS, _COUNT)
 
 
 @lru_cache
@@ -193,12 +193,14 @@ def decoder() -> Callable[..., None]:
         short: values are rounded to bfloat16, and out[count] is the bits of them.
         adds: out[count] is an fp32 sum to which the values are added; rounded first, if `short`.
     """
-    return _compile(_decode, _COUNT, _FLAG, _COUNT, _FLAG, _FLAG, _ADDRESS, _COUNT, _ADDRESS, _COUNT, _ADDRESS, _COUNT)
+    return compile_program(
+        _decode, _COUNT, _FLAG, _COUNT, _FLAG, _FLAG, _ADDRESS, _COUNT, _ADDRESS, _COUNT, _ADDRESS, _COUNT
+    )
 
 
-def _compile(program: Callable[..., None], *arguments: Any) -> Callable[..., None]:
+def compile_program(program: Callable[..., Any], *arguments: Any, result: Any = numba.void) -> Callable[..., Any]:
     """`program` compiled for arguments of these types, or read from the cache. It runs without Python's lock."""
-    signature = numba.void(*arguments)
+    signature = result(*arguments)
     options = {name: COMPILED[name] for name in ("error_model", "boundscheck")}
     try:
         folder = Path(numba.njit(cache=True)(program)._cache.cache_path)
@@ -217,8 +219,8 @@ def _forget_older(folder: Path) -> None:
             index.unlink(missing_ok=True)
 
 
-def _called(program: Any) -> Callable[..., None]:
-    found: Callable[..., None] = program.ctypes
+def _called(program: Any) -> Callable[..., Any]:
+    found: Callable[..., Any] = program.ctypes
     found.program = program  # type: ignore[attr-defined]  # the machine code goes with it
     return found
 

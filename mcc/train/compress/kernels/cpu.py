@@ -1,4 +1,4 @@
-"""`quantize` on the CPU: two passes over the cache instead of a dozen over memory, on one thread."""
+"""The kernels on the CPU, on one thread. `quantize`: two passes over the cache instead of a dozen over memory."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mcc.train.compress.kernels.compiled import decoder, encoder
 from mcc.train.compress.kernels.layout import Layout
+from mcc.train.compress.kernels.thin import orthonormalizer
 
 _SHORT = torch.bfloat16
 
@@ -39,4 +40,16 @@ def decode(scale: Tensor, packed: Tensor, layout: Layout, dtype: torch.dtype, to
         *(layout.bits, layout.columns, layout.size, dtype is _SHORT, total is not None, out.data_ptr(), layout.count),
         *(scale.data_ptr(), layout.groups, packed.data_ptr(), layout.packed),
     )
+    return out
+
+
+def orthonormal(p_rn: Tensor) -> Tensor | None:
+    """Orthonormal rows that span those of fp32 p[..., r, n], r at most n; None where QR is needed."""
+    p_rn = p_rn.contiguous()
+    out, program = torch.empty_like(p_rn), orthonormalizer()
+    *_, r, n = p_rn.shape
+    first, into = p_rn.data_ptr(), out.data_ptr()
+    for at in range(0, p_rn.nbytes, 4 * r * n):
+        if not program(r, n, first + at, into + at):
+            return None
     return out
