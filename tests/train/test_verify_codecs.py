@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import pytest
 import torch
@@ -20,6 +19,11 @@ def checked(config, on=True):
     return dataclasses.replace(config, safety=dataclasses.replace(config.safety, verify_codecs=on))
 
 
+def ranks(config):
+    p = config.parallel
+    return p.tp * p.pp * p.dp * p.cp
+
+
 def _trained(config):
     engine = make_engine(config)
     return train(engine, 4), engine.mesh.wire.take()
@@ -29,13 +33,13 @@ def _trained(config):
     ("layout", "compress", "parallel"),
     [
         ((2, 2, 2), COMPRESSED, {"sequence_parallel": True}),
+        ((1, 1, 1), ("cp.kv=quantize:bits=4",), {"cp": 2}),
     ],
 )
 def test_a_sound_run_is_as_without_it(layout, compress, parallel):
     """The same losses and, since its headers do not count, the same bytes."""
-    ranks = math.prod(layout)
     config = toy_config(*layout, compress, parallel=parallel)
-    plain, verified = (run_ranks(_trained, ranks, checked(config, on)) for on in (False, True))
+    plain, verified = (run_ranks(_trained, ranks(config), checked(config, on)) for on in (False, True))
     assert plain == verified
 
 
@@ -56,7 +60,7 @@ def _parted(config, harm):
 
 def _failure(config, harm) -> str:
     with pytest.raises(pytest.fail.Exception) as caught:
-        run_ranks(_parted, math.prod((config.parallel.tp, config.parallel.pp, config.parallel.dp)), config, harm)
+        run_ranks(_parted, ranks(config), config, harm)
     return str(caught.value)
 
 
@@ -70,14 +74,18 @@ def test_a_cache_that_differs_in_a_bit_is_named():
 
 
 @pytest.mark.parametrize(
-    ("layout", "text", "sequence", "words"),
+    ("layout", "text", "parallel", "words"),
     [
-        ((2, 1, 1), "tp.forward=quantize", False, "tp.forward, step 3: ranks [1] of the group got other bits"),
-        ((2, 1, 1), "tp.forward=quantize", True, "tp.forward, step 3: ranks [1] of the group got other bits"),
-        ((1, 1, 4), "dp.grad=quantize", False, "of the group sent decodes to other bits on rank"),
-        ((1, 1, 2), "dp.grad=quantize", False, "dp.grad, step 3: ranks [1] of the group got other bits"),
+        ((2, 1, 1), "tp.forward=quantize", {}, "tp.forward, step 3: ranks [1] of the group got other bits"),
+        (
+            *((2, 1, 1), "tp.forward=quantize", {"sequence_parallel": True}),
+            "tp.forward, step 3: ranks [1] of the group got other bits",
+        ),
+        ((1, 1, 4), "dp.grad=quantize", {}, "of the group sent decodes to other bits on rank"),
+        ((1, 1, 2), "dp.grad=quantize", {}, "dp.grad, step 3: ranks [1] of the group got other bits"),
+        ((1, 1, 1), "cp.kv=quantize", {"cp": 2}, "cp.kv, step 3: ranks [1] of the group got other bits"),
     ],
 )
-def test_ranks_that_decode_otherwise_are_named(layout, text, sequence, words):
-    config = checked(toy_config(*layout, (text,), parallel={"sequence_parallel": sequence}))
+def test_ranks_that_decode_otherwise_are_named(layout, text, parallel, words):
+    config = checked(toy_config(*layout, (text,), parallel=parallel))
     assert words in _failure(config, "decode")

@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mcc.train.compress import verify
 from mcc.train.compress.collective import Collective
 from mcc.train.parallel import blocks
 from mcc.train.parallel.keys_values import Block, Coding, Form
@@ -187,7 +188,10 @@ class _Sums:
 def _forward(q: Tensor, own: Block, ring: Ring, call: _Call, out: Tensor, lse: Tensor) -> list[blocks.State]:
     """Fill `out` and `lse` with those over all blocks; what each block's kernel wants to have backward."""
     states = []
+    seen: dict[int, int] = {}  # hashes of keys and values, by the rank that they are from
     for block in _rounds(own, ring):
+        if call.coding is not None and ring.keys.wire.verify:
+            seen[block.source] = verify.hash_of(*block.contents[:2])
         sight = ring.dealt.sight(block.source, q.shape[2], call.causal)
         if sight is None:
             states.append(())
@@ -202,6 +206,9 @@ def _forward(q: Tensor, own: Block, ring: Ring, call: _Call, out: Tensor, lse: T
             lse.copy_(found_lse)
         else:
             blocks.merge(out[rows], lse[rows], found, found_lse)
+    if seen and call.coding is not None:
+        hashes = [seen[source] for source in sorted(seen)]
+        verify.check_hashes(ring.keys, hashes, q.device, call.coding.context)
     return states
 
 

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 
 from mcc.core.errors import UsageError
+from mcc.train.compress import kernels
 from mcc.train.compress.codec import Context, TensorSpec
 from mcc.train.compress.codecs.powersgd import PowerSGD
 from mcc.train.compress.collective import Collective
@@ -42,8 +43,11 @@ class _Bucket:
         return True
 
 
-def _both(rank_of_matrices):
-    """Ours and torch's after every step: means, errors, and Q."""
+def _both(rank_of_matrices, kernel):
+    """Ours and torch's after every step: means, errors, and Q. `kernel`: however small matrices are."""
+    if kernel:
+        kernels._LEAST_THIN = 0
+        assert kernels.orthonormal(normal(4, 24)) is not None
     size, rank = dist.get_world_size(), dist.get_rank()
     group = Collective(dist.group.WORLD, size, rank, Wire(), "dp.grad")
     text = f"dp.grad=powersgd:rank={rank_of_matrices},feedback=on"
@@ -72,11 +76,14 @@ def _both(rank_of_matrices):
     return found
 
 
+@pytest.mark.parametrize("kernel", [False, True])
 @pytest.mark.parametrize("low_rank", [2, 4])  # torch has Gram-Schmidt up to 2, and QR beyond
-def test_data_parallel_mathematics_is_that_of_torch(low_rank):
+def test_data_parallel_mathematics_is_that_of_torch(low_rank, kernel):
     """Means and errors are the same after every step, and so is Q but for the sign of a column: P's columns are the
     same up to sign, since Q R^-1 for an upper triangular R has the columns of Q span by span, and Q = M^T P."""
-    for steps in run_ranks(_both, 2, low_rank):
+    if kernel:
+        pytest.importorskip("numba", reason="the CPU's kernels are compiled by numba")
+    for steps in run_ranks(_both, 2, low_rank, kernel):
         for (means, errors, qs), (their_means, their_errors, their_qs) in steps:
             for ours, theirs in zip([*means, *errors], [*their_means, *their_errors], strict=True):
                 torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=0)
