@@ -24,7 +24,8 @@ class Line:
         values: one for each checkpoint; None where it was not scored.
         stderrs: their standard errors, where there are some.
         higher_is_better: None where it is not known.
-        best: index of the best value; None where a value is missing, or nobody knows which is better.
+        best: index of the best value; None where a value is missing, all are alike, or nobody knows which is
+            better.
         distance: the best and the worst value's difference by the standard error of it, as if the documents were
             other ones; None where there is no standard error.
     """
@@ -93,10 +94,11 @@ def _line(task: str, metric: str, reports: Sequence[dict[str, Any]]) -> Line:
     there = [value for value in values if value is not None]
     if len(there) == len(values) and higher is not None:
         order = sorted(range(len(there)), key=lambda i: there[i], reverse=bool(higher))
-        best, worst = order[0], order[-1]
-        a, b = stderrs[best], stderrs[worst]
+        first, worst = order[0], order[-1]
+        best = first if there[first] != there[worst] else None
+        a, b = stderrs[first], stderrs[worst]
         if a is not None and b is not None and math.hypot(a, b) > 0:
-            distance = abs(there[best] - there[worst]) / math.hypot(a, b)
+            distance = abs(there[first] - there[worst]) / math.hypot(a, b)
     return Line(
         task=task,
         metric=metric,

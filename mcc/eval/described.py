@@ -28,11 +28,11 @@ _CHOICE, _CLOZE = ("acc", "acc_norm"), ("acc", "perplexity")
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
-def _anything(value: Any) -> Any:
-    """A text or a number."""
+def _anything(value: Any) -> str:
+    """A text, or a number as one: a column of the harness's has one type."""
     if not isinstance(value, (str, int, float)) or isinstance(value, bool) or value == "":
         raise ValueError("must be a text or a number")
-    return value
+    return str(value)
 
 
 class _Described(Task):

@@ -139,7 +139,10 @@ def _failure(ranks: Sequence[subprocess.Popen[bytes]], folder: Path, layout: Lay
     if first.trace:
         print(first.trace, file=sys.stderr, end="")
     kind = UsageError if first.exit_code == UsageError.exit_code else MccError
-    blamed = "" if index == 0 and not first.trace else f"rank {index} ({_where(index, layout)}): "
+    # What was asked for makes no sense on any rank.
+    blamed = (
+        "" if kind is UsageError or (index == 0 and not first.trace) else f"rank {index} ({_where(index, layout)}): "
+    )
     return kind(blamed + first.what, first.hint)
 
 

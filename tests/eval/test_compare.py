@@ -38,6 +38,7 @@ def test_lines() -> None:
     assert (perplexity.best, perplexity.distance) == (1, None)
     found = compare(["a", "c"], [A, C]).lines
     assert found[1].values == (20.0, None) and found[1].best is None
+    assert compare(["a", "c"], [C, C]).lines[0].best is None
     with pytest.raises(UsageError, match="two or more"):
         compare(["a"], [A])
 

@@ -122,7 +122,7 @@ def test_layouts_that_do_not_fit(checkpoint: Path, passages: list[str], monkeypa
     asked: dict[str, Any] = {"checkpoint": str(checkpoint), "texts": passages, "batch_tokens": 200}
     with pytest.raises(UsageError, match=r"--nproc 3 is no multiple of tp x pp = 2 x 1"):
         on_ranks(scores, nproc=3, layout=Layout(tp=2), **asked)
-    with pytest.raises(UsageError, match="pp = 3 is more than num_layers = 2"):
+    with pytest.raises(UsageError, match=r"^pp = 3 is more than num_layers = 2"):
         on_ranks(scores, layout=Layout(pp=3), **asked)
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")

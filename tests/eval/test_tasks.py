@@ -204,7 +204,8 @@ answer = "label"
 def test_a_task_described_in_toml(jsonl: Jsonl, tmp_path: Path) -> None:
     records = [
         {"country": "Peru", "right": "Lima", "wrong": "Cusco", "label": "A", "all": ["Lima", "Cusco"]},
-        {"country": "Chad", "right": "N'Djamena", "wrong": "Abéché", "label": "N'Djamena", "all": ["x", "y"]},
+        {"country": "Mali", "right": "Bamako", "wrong": "Gao", "label": "Bamako", "all": ["Bamako", "Gao"]},
+        {"country": "Chad", "right": "N'Djamena", "wrong": "Abéché", "label": 0, "all": ["x", "y"]},
     ]
     jsonl(records, "capitals.jsonl")
     file = tmp_path / "capitals.toml"
@@ -214,12 +215,15 @@ def test_a_task_described_in_toml(jsonl: Jsonl, tmp_path: Path) -> None:
     assert build(entry) == [
         first,
         (first[0], " Cusco"),
+        ("Mali's capital is", " Bamako"),
+        ("Mali's capital is", " Gao"),
         ("Chad's capital is", " N'Djamena"),
         ("Chad's capital is", " Abéché"),
     ]
     (task,) = entry.loaded["tasks"].values()
     assert set(task.aggregation()) == {"acc", "acc_norm"}
-    assert [task.doc_to_target(document) for document in task.test_docs()] == [0, 0]
+    assert [task.doc_to_target(document) for document in task.test_docs()] == [0, 0, 0]
+    jsonl([{**records[0], "all": ["x", "y"]}, {**records[0], "label": "Cuzco"}], "capitals.jsonl")
     file.write_text(DESCRIBED.replace('["{right}", "{wrong}"]', '"all"'))
     with pytest.raises(MccError, match=r"capitals.jsonl:2: 'label' must be a number from 0 to 1, a letter from A to B"):
         entries(["capitals"], {"capitals": file})
