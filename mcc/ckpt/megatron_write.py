@@ -1,12 +1,14 @@
 """Megatron-LM's per-rank files written: a tensor is read once, cut, and each rank's part goes into its file at once.
 
-No more than a few tensors are in memory. The ranks of one stage have the same keys, so their files are written side by
-side.
+The ranks of one stage have the same keys, so their files are written side by side, each in a thread, while the next
+tensor is read. No more than two tensors and a rank's parts of one are in memory.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +25,7 @@ from mcc.ckpt.megatron_args import make_args
 from mcc.ckpt.megatron_optim import build_state
 from mcc.ckpt.source import MASTER, Source
 from mcc.ckpt.torch_write import Later, TorchWriter
-from mcc.core.events import Reporter
+from mcc.core.events import Reporter, Task
 from mcc.models.base.config import ModelConfig
 from mcc.models.base.family import TOKENS, Param, families, global_shape
 from mcc.models.base.forms import pad_rows, shard
@@ -127,7 +129,8 @@ def write_ranks(source: Source, root: Path, options: WriteOptions, reporter: Rep
     cut = Cut(source, options)
     stages = [list(cut.entries(stage)) for stage in range(options.pp)]
     total = options.tp * sum(later.size_bytes for entries in stages for e in entries for later in e.slots.values())
-    with reporter.task("write", total, "B") as task:
+    threads = min(options.tp, os.cpu_count() or 1)
+    with reporter.task("write", total, "B") as task, ThreadPoolExecutor(threads) as pool:
         for stage, entries in enumerate(stages):
             values = _values(cut, entries)
             with ExitStack() as stack:
@@ -136,13 +139,32 @@ def write_ranks(source: Source, root: Path, options: WriteOptions, reporter: Rep
                     file = root / tree.rank_folder(rank, stage, options.pp) / tree.FILES[0]
                     file.parent.mkdir(parents=True)
                     writers.append(stack.enter_context(TorchWriter(file, values)))
+                under_way: list[Future[int]] = []
+                stack.callback(wait, under_way)  # no file is closed while it is written
                 for entry in entries:
-                    for slot, later in entry.slots.items():
-                        wholes = [cut.read(slot, name) for name in entry.names]
-                        for rank, writer in enumerate(writers):
-                            writer.put(later, cut.part(wholes, entry, slot, rank))
-                            task.advance(later.size_bytes)
+                    for slot in entry.slots:
+                        wholes = [cut.read(slot, name) for name in entry.names]  # while the one before is written
+                        _settle(under_way, task)
+                        under_way += [
+                            pool.submit(_put, cut, wholes, entry, slot, rank, writer)
+                            for rank, writer in enumerate(writers)
+                        ]
+                _settle(under_way, task)
     return total
+
+
+def _put(cut: Cut, wholes: Sequence[Tensor], entry: _Entry, slot: str, rank: int, writer: TorchWriter) -> int:
+    """Write one rank's part; its bytes."""
+    later = entry.slots[slot]
+    writer.put(later, cut.part(wholes, entry, slot, rank))
+    return later.size_bytes
+
+
+def _settle(under_way: list[Future[int]], task: Task) -> None:
+    """Wait for what is being written, and forget it."""
+    for done in under_way:
+        task.advance(done.result())
+    under_way.clear()
 
 
 def _values(cut: Cut, entries: Sequence[_Entry]) -> dict[str, Any]:

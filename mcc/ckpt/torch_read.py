@@ -16,7 +16,7 @@ import io
 import math
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -173,10 +173,22 @@ class _Unpickler(pickle.Unpickler):
         info, start = storage.info, int(offset) * dtype.itemsize
         if min((*shape, *steps, start), default=0) < 0 or start + span * dtype.itemsize > info.file_size:
             raise pickle.UnpicklingError(f"a tensor of shape {list(shape)} does not fit into its {info.filename}")
-        plain = steps == torch.empty(shape, device="meta").stride()
+        plain = steps == contiguous_stride(shape)
         return FileTensor(
             self.file, info.filename, dtype, shape, None if plain else steps, start=start, header=info.header_offset
         )
+
+
+def contiguous_stride(shape: Sequence[int]) -> tuple[int, ...]:
+    """The stride of a tensor whose numbers stand one after the other, as torch counts it.
+
+    >>> contiguous_stride((3, 0, 5))
+    (5, 5, 1)
+    """
+    steps = [1]
+    for size in reversed(shape[1:]):
+        steps.append(steps[-1] * max(size, 1))
+    return tuple(reversed(steps[: len(shape)]))
 
 
 def open_torch(file: Path) -> Any:

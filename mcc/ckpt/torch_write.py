@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mcc.ckpt.torch_read import contiguous_stride
+
 _STORAGES = {
     torch.float64: torch.DoubleStorage, torch.float32: torch.FloatStorage, torch.float16: torch.HalfStorage,
     torch.bfloat16: torch.BFloat16Storage, torch.int64: torch.LongStorage, torch.int32: torch.IntStorage,
@@ -71,8 +73,8 @@ class _Pickler(pickle.Pickler):
         else:
             return NotImplemented
         key = self.keys.setdefault(later, str(len(self.keys)))
-        steps = torch.empty(later.shape, device="meta").stride()
-        arguments: tuple[Any, ...] = (_Member(key, later), 0, later.shape, tuple(steps), False, OrderedDict())
+        steps = contiguous_stride(later.shape)
+        arguments: tuple[Any, ...] = (_Member(key, later), 0, later.shape, steps, False, OrderedDict())
         return torch._utils._rebuild_tensor_v2, arguments
 
 
