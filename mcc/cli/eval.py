@@ -7,20 +7,21 @@ from typing import Annotated, Any
 
 import typer
 
-from mcc.cli import console, eval_compare, eval_task
+from mcc.cli import console, eval_compare, eval_generate, eval_task
 from mcc.cli.eval_options import BatchTokens, Checkpoint, Codec, Device, Nproc, Pp, Tokenizer, Tp, codec_ways
 from mcc.core.errors import UsageError, unknown
 
 app = typer.Typer(
     name="eval",
-    help="Score checkpoints: zero-shot tasks, perplexity, fine-tuned tasks. CKPT is a checkpoint in any format, or a "
-    "training run's folder, whose latest checkpoint is taken.",
+    help="Score checkpoints: zero-shot tasks, perplexity, fine-tuned tasks; continue texts. CKPT is a checkpoint in "
+    "any format, or a training run's folder, whose latest checkpoint is taken.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
 
 app.command("compare")(eval_compare.compare)
 app.command("task")(eval_task.task)
+app.command("generate")(eval_generate.generate)
 
 
 @app.command("zero-shot")

@@ -7,7 +7,6 @@ the context alone ends, an empty context is the bos (else eos) token, and what i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -17,6 +16,8 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from mcc.core.errors import MccError
 from mcc.core.events import SILENT, Reporter
 from mcc.eval.answers import Answers
+from mcc.eval.generation.batches import Batches, Job
+from mcc.eval.generation.decoding import Decoding
 from mcc.eval.place import Place
 from mcc.eval.scorer import DEFAULT_BATCH_TOKENS, Scorer, Span
 from mcc.eval.tokenizer import TextTokenizer
@@ -145,38 +146,20 @@ class MccLM(TemplateLM):
         keys = [self.answers.key("generate", *request.args) for request in requests]
         results = [self.answers.get(key) or "" for key in keys]
         rest = [index for index, key in enumerate(keys) if self.answers.get(key) is None]
-        jobs = [_Generation.of(index, requests[index], self) for index in rest]
+        jobs = [self._job(requests[index]) for index in rest]
+        batches = Batches(self.scorer.model, self.tokenizer, self.scorer.place)
         with self.reporter.task("generate", total=len(requests), unit="requests") as task:
             task.advance(len(requests) - len(rest))
-            for batch in self.scorer.batches([len(job.tokens) + job.new_tokens for job in jobs]):
-                chosen = [jobs[i] for i in batch]
-                for job in self._generate(chosen):
-                    results[job.index] = job.text
-                    self.answers.add(keys[job.index], job.text)
-                    task.advance()
+            for at, (ended,) in batches.run(jobs, Decoding(), self.scorer.batch_tokens):
+                text = self.tokenizer.decode(ended.tokens, skip_special=True)
+                cut = min((found for stop in jobs[at].stops if (found := text.find(stop)) >= 0), default=len(text))
+                results[rest[at]] = text[:cut]
+                self.answers.add(keys[rest[at]], text[:cut])
+                task.advance()
         self.answers.flush()
         return results
 
-    def _generate(self, jobs: Sequence[_Generation]) -> Iterator[_Generation]:
-        """Extend every job one token at a time; jobs are given back as they end."""
-        running = list(jobs)
-        while running:
-            following = self.scorer.next_tokens([job.tokens for job in running])
-            for job, token in zip(running, following, strict=True):
-                job.extend(token)
-            yield from (job for job in running if job.done)
-            running = [job for job in running if not job.done]
-
-
-class _Generation:
-    """One text under way."""
-
-    def __init__(self, index: int, tokens: list[int], new_tokens: int, stops: list[str], lm: MccLM) -> None:
-        self.index, self.tokens, self.new_tokens, self.stops, self.lm = index, tokens, new_tokens, stops, lm
-        self.start, self.done, self.text = len(tokens), False, ""
-
-    @classmethod
-    def of(cls, index: int, request: Instance, lm: MccLM) -> _Generation:
+    def _job(self, request: Instance) -> Job:
         """The request's context, cut on the left so that all new tokens fit the model.
 
         Raises:
@@ -187,27 +170,18 @@ class _Generation:
             raise MccError(f"{_name(request)}: asks for sampling, but only greedy generation is scored")
         names = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
         new_tokens = next((int(options[name]) for name in names if options.get(name)), DEFAULT_NEW_TOKENS)
-        room = lm.max_length - new_tokens
+        room = self.max_length - new_tokens
         if room < 1:
             raise MccError(
-                f"{_name(request)}: {new_tokens} new tokens leave no room for a prompt in a context of {lm.max_length}",
+                f"{_name(request)}: {new_tokens} new tokens leave no room for a prompt in a context of "
+                f"{self.max_length}",
                 "score this task with a model of longer context",
             )
         until = options.get("until") or []
         stops = [until] if isinstance(until, str) else list(until)
-        tokens = lm.tok_encode(context)[-room:] or [lm.prefix_token_id]
-        return cls(index, tokens, new_tokens, [stop for stop in stops if stop], lm)
-
-    def extend(self, token: int) -> None:
-        """Take one more token; sets `done` and `text` at a stop sequence, at the end of text, or at the limit."""
-        tokenizer = self.lm.tokenizer
-        self.tokens = [*self.tokens, token]
-        written = self.tokens[self.start :]
-        self.text = tokenizer.decode(written, skip_special=True)
-        cut = min((at for stop in self.stops if (at := self.text.find(stop)) >= 0), default=None)
-        if cut is not None:
-            self.text = self.text[:cut]
-        self.done = cut is not None or token == tokenizer.eos_id or len(written) == self.new_tokens
+        tokens = self.tok_encode(context)[-room:] or [self.prefix_token_id]
+        ends = frozenset() if self.tokenizer.eos_id is None else frozenset([self.tokenizer.eos_id])
+        return Job(tokens, new_tokens, tuple(stop for stop in stops if stop), ends, joined=False)
 
 
 def _name(request: Instance) -> str:

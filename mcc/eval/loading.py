@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from mcc.ckpt.source import Layout, Meta
 from mcc.core.errors import MccError, UsageError
 from mcc.core.events import SILENT, Reporter
 from mcc.core.ranks import Ranks, from_environment
+from mcc.eval.generation.batches import COMMAND, Batches
 from mcc.eval.place import Place, ShardedAxes, join
 from mcc.eval.scorer import Scorer
 from mcc.eval.tokenizer import TextTokenizer, load_tokenizer
@@ -46,16 +47,13 @@ class Loaded:
         done.
 
         Args:
-            serve: what the others do [what a `Scorer` asks of them].
+            serve: what the others do [what a `Scorer` or `Batches` asks of them].
 
         Raises:
             SystemExit: this rank does not lead.
         """
         if not self.place.leads:
-            if serve is not None:
-                serve(self)
-            else:
-                Scorer(self.model, place=self.place).serve()
+            (serve or Loaded._serve)(self)
             raise SystemExit(0)
         try:
             yield
@@ -63,6 +61,15 @@ class Loaded:
             self.place.end()
             raise
         self.place.end()
+
+    def _serve(self) -> None:
+        scorer = Scorer(self.model, place=self.place)
+        batches = Batches(self.model, self.tokenizer, self.place)
+
+        def work(command: str, items: Sequence[Any]) -> Sequence[Any]:
+            return batches.work(command, items) if command == COMMAND else scorer.work(command, items)
+
+        self.place.serve(work)
 
 
 def load(

@@ -82,6 +82,7 @@ class Place:
         axes: its tensor parallelism.
         device: where it computes.
         control: a group for what is no tensor; None: this rank is alone.
+        model: the ranks of this replica; None where it is one.
         through_host: see `ShardedAxes`.
     """
 
@@ -93,6 +94,7 @@ class Place:
     axes: Axes = field(default_factory=Axes)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     control: Any = None
+    model: Any = None
     through_host: bool = False
 
     @property
@@ -112,6 +114,28 @@ class Place:
         share, rest = divmod(count, stages)
         start = self.stage * share + min(self.stage, rest)
         return range(start, start + share + (self.stage < rest))
+
+    def whole_vocabulary(self, logits_NV: Tensor) -> Tensor:
+        """The logits of all shards of the last stage beside each other [N, V], on each of them."""
+        if self.axes.size == 1:
+            return logits_NV
+        mine = logits_NV.cpu() if self.through_host else logits_NV.contiguous()
+        parts = [torch.empty_like(mine) for _ in range(self.axes.size)]
+        dist.all_gather(parts, mine, group=self.axes.group)  # type: ignore[attr-defined]
+        return torch.cat(parts, -1).to(logits_NV.device)
+
+    def agree(self, chosen: Tensor | None, shape: tuple[int, ...]) -> Tensor:
+        """What the last stage's first shard chose, on every rank of its replica: float64 of `shape`, on the CPU.
+
+        Args:
+            chosen: on that rank.
+            shape: of it; every rank knows.
+        """
+        told = torch.empty(shape, dtype=torch.float64) if chosen is None else chosen.cpu()
+        if self.model is not None:
+            source = (self.replica * self.layout.pp + self.layout.pp - 1) * self.layout.tp
+            dist.broadcast(told, source, group=self.model)
+        return told
 
     def send(self, x_BTD: Tensor) -> Any:
         """Hidden states to the next stage; a handle to wait for, which keeps them."""
@@ -214,6 +238,10 @@ def join(layout: Layout | None = None, device: torch.device | None = None) -> Pl
     for first in range(0, ranks.world_size, layout.tp):  # every rank makes every group, in the same order
         group = dist.new_group(list(range(first, first + layout.tp))) if layout.tp > 1 else None
         mine = group if first == ranks.rank - shard else mine
+    together = None
+    for first in range(0, ranks.world_size, model):
+        group = dist.new_group(list(range(first, first + model))) if model > 1 else None
+        together = group if first == replica * model else together
     return Place(
         rank=ranks.rank,
         world=ranks.world_size,
@@ -223,5 +251,6 @@ def join(layout: Layout | None = None, device: torch.device | None = None) -> Pl
         axes=ShardedAxes(shard, layout.tp, mine, shared),
         device=device,
         control=control,
+        model=together,
         through_host=shared,
     )

@@ -84,12 +84,12 @@ class Scorer:
 
     def content(self) -> str:
         """A digest of the whole model's parameters, as it is cut. On the leader."""
-        found: list[str] = self.place.share("content", [[]] * self.place.layout.dp, self._work)
+        found: list[str] = self.place.share("content", [[]] * self.place.layout.dp, self.work)
         return found[0]
 
     def serve(self) -> None:
         """What ranks that do not lead do: their part of what the leader asks for, until it ends."""
-        self.place.serve(self._work)
+        self.place.serve(self.work)
 
     def batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
         """Indices of sequences that go together: like lengths, so that little is padding; longest first.
@@ -114,10 +114,10 @@ class Scorer:
         step = 1 if alone else layout.dp * max(_ROUND, _ROUND * (layout.pp - 1))
         for first in range(0, len(batches), step):
             part = batches[first : first + step]
-            yield from zip(part, self.place.share(command, part, self._work), strict=True)
+            yield from zip(part, self.place.share(command, part, self.work), strict=True)
 
     @torch.inference_mode()
-    def _work(self, command: str, batches: Sequence[list[Row]]) -> list[Any]:
+    def work(self, command: str, batches: Sequence[list[Row]]) -> list[Any]:
         """The results of each batch on the last stage, one a span; of no meaning on the others."""
         if command == "content":
             return [together(self.place.gather(content(self.model)))] * len(batches)
