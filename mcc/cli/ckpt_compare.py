@@ -23,8 +23,12 @@ def diff(
     b: Annotated[Path, typer.Argument(metavar="B", help="Another, in any format and layout.")],
     tolerance: Annotated[float, typer.Option(min=0.0, help="Largest absolute difference that counts as equal.")] = 0.0,
     optimizer: Annotated[bool, typer.Option("--optimizer", help="The optimizer's state too.")] = False,
-    from_a: Annotated[str | None, typer.Option("--from", metavar="FORMAT", help="Format of A [detected].")] = None,
-    from_b: Annotated[str | None, typer.Option("--from-b", metavar="FORMAT", help="Format of B [detected].")] = None,
+    from_a: Annotated[
+        str | None, typer.Option("--from", metavar="FORMAT", help="Format of A, instead of detecting it.")
+    ] = None,
+    from_b: Annotated[
+        str | None, typer.Option("--from-b", metavar="FORMAT", help="Format of B, instead of detecting it.")
+    ] = None,
     family: _Family = None,
     as_json: console.JSON = False,
 ) -> None:
