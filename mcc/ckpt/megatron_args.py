@@ -16,9 +16,10 @@ from mcc.models.base.blueprint import Blueprint
 from mcc.models.base.config import ModelConfig
 from mcc.models.base.family import Family, families
 
+POST_LN = "apply_residual_connection_post_layernorm"
+
 # What no family has: argument -> the only value that fits.
 _REFUSED = {
-    "apply_residual_connection_post_layernorm": False,
     "squared_relu": False,
     "rotary_seq_len_interpolation_factor": None,
     "rotary_interleaved": False,
@@ -63,7 +64,15 @@ def architecture(blueprint: Blueprint) -> dict[str, Any]:
         "position_embedding_type": "rope" if blueprint.positions == "rotary" else "learned_absolute",
         "add_bias_linear": blueprint.bias,
         "add_qkv_bias": blueprint.qkv_bias,
+        POST_LN: blueprint.order == "post",
     }
+
+
+def has_order(family: type[Family], args: object) -> bool:
+    """Whether the family's norms stand where the arguments say: of BERT's tensors there are two models."""
+    values = vars(args) if isinstance(args, Namespace) else args
+    told = isinstance(values, dict) and bool(values.get(POST_LN))
+    return told == (family.blueprint.order == "post")
 
 
 def make_args(meta: Meta, padded_vocab_size: int, options: WriteOptions, dtype: torch.dtype) -> Namespace:
@@ -96,7 +105,6 @@ def make_args(meta: Meta, padded_vocab_size: int, options: WriteOptions, dtype: 
         virtual_pipeline_model_parallel_size=vpp if vpp > 1 else None,
         num_layers_per_virtual_pipeline_stage=config.num_layers // (pp * vpp) if vpp > 1 else None,
         untie_embeddings_and_output_weights=config.untie_embeddings_and_output_weights,
-        apply_residual_connection_post_layernorm=False,
         bias_gelu_fusion=blueprint.activation == "gelu-tanh",
         openai_gelu=False,
         bert_binary_head=config.head == "pretraining",

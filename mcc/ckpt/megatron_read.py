@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mcc.ckpt import megatron_tree as tree
-from mcc.ckpt.megatron_args import config_from_args, released_args
+from mcc.ckpt.megatron_args import config_from_args, has_order, released_args
 from mcc.ckpt.megatron_optim import DISTRIBUTED, RankOptimizer, schedule_of
 from mcc.ckpt.source import Layout, Meta, Source, expected_shapes
 from mcc.ckpt.tokenizer_files import TOKENIZER, token_ids
@@ -177,12 +177,13 @@ class MegatronSource(Source):
             file = self.ranks[0, 0].file
             raise MccError(f"{file}: num_layers = {config.num_layers}, but the stages hold {len(local)} layers")
         for name, row, layer in self.family.table(config):
-            if layer is None:
-                stage, chunk = (0, 0) if row.where == "first" else (self.layout.pp - 1, self.layout.vpp - 1)
-                yield name, (row, (stage, chunk, tree.spelling(row.megatron)))
+            where, key = tree.place_of(row, layer, config.num_layers)
+            if isinstance(where, int):
+                stage, chunk, index = local[where]
+                yield name, (row, (stage, chunk, tree.spelling(key.format(i=index))))
             else:
-                stage, chunk, index = local[layer]
-                yield name, (row, (stage, chunk, tree.spelling(row.megatron.format(i=index))))
+                stage, chunk = (0, 0) if where == "first" else (self.layout.pp - 1, self.layout.vpp - 1)
+                yield name, (row, (stage, chunk, tree.spelling(key)))
 
     def _check(self, name: str, shape: tuple[int, ...]) -> None:
         row, (stage, chunk, key) = self._place[name]
@@ -242,12 +243,17 @@ def _family(rank: _Rank) -> Family:
     strays: dict[str, list[str]] = {}
     missing: dict[str, int] = {}
     for name, plugin in families.all():
-        names = {tree.spelling(row.megatron) for row in plugin.params} | {tree.HEAD}
-        held = {tree.spelling(row.megatron) for row in plugin.params if row.where != "last" and not row.heads}
+        names = {named for row in plugin.params for named in tree.names_of(row)} | {tree.HEAD}
+        held = {tree.name_of(row) for row in plugin.params if row.where != "last" and not row.heads}
         strays[name] = sorted(generic - names)
         missing[name] = len(held - generic)
-    told = getattr(rank.values.get("args"), "mcc_family", None)  # ours say it: of Llama's tensors there are several
-    best = min(strays, key=lambda name: (len(strays[name]) + missing[name], name != told))
+    args = rank.values.get("args")
+    told = getattr(args, "mcc_family", None)  # ours say it: of Llama's tensors there are several
+
+    def distance(name: str) -> tuple[object, ...]:
+        return len(strays[name]) + missing[name], not has_order(families.get(name), args), name != told
+
+    best = min(strays, key=distance)
     if strays[best]:
         raise MccError(
             f"{rank.file}: tensor {strays[best][0]} belongs to no family that mcc knows", f"known: {families.names()}"

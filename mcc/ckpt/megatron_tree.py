@@ -14,11 +14,13 @@ from torch import Tensor
 
 from mcc.ckpt.torch_read import FileTensor
 from mcc.core.errors import MccError, UsageError
+from mcc.models.base.family import Param, Where, generic
 
 Value = TypeVar("Value")
 
 TRACKER = "latest_checkpointed_iteration.txt"
 FILES = ("model_optim_rng.pt", "model_rng.pt")
+_NEXT = "{next}"
 HEAD = "word_embeddings_for_head.weight"
 VERSIONS = (0.0, 1.0, 2.0, 3.0)
 
@@ -148,6 +150,36 @@ def spelling(name: str) -> str:
     for old, new in _NORMS:
         name = name.replace(f"{new}.", f"{old}.")
     return name
+
+
+def place_of(row: Param, layer: int | None, layers: int) -> tuple[int | Where, str]:
+    """Where Megatron-LM keeps a parameter of the layer `layer` (None: of none) of a model of so many: the layer whose
+    chunk has it, or the first or the last chunk; and its name there, with `{i}` for the index in the chunk.
+
+    A post-LN BERT's layer ends with a norm. There, with --apply-residual-connection-post-layernorm, a layer begins with
+    it: the embedding's norm is the first layer's, and the last one's the final norm.
+    """
+    if layer is None:
+        return row.where, row.megatron
+    if _NEXT not in row.megatron:
+        return layer, row.megatron
+    if layer + 1 < layers:
+        return layer + 1, row.megatron.replace(_NEXT, "{i}")
+    return "last", _final(row.megatron)
+
+
+def names_of(row: Param) -> set[str]:
+    """A row's names there, `{i}` for every index."""
+    return {name_of(row), spelling(_final(row.megatron))} if _NEXT in row.megatron else {name_of(row)}
+
+
+def name_of(row: Param) -> str:
+    """A row's name there, but for the last layer."""
+    return spelling(generic(row.megatron.replace(_NEXT, "{i}")))
+
+
+def _final(name: str) -> str:
+    return name.replace(f"layers.{_NEXT}.input_layernorm", "final_layernorm")
 
 
 def nest(flat: Mapping[str, Value]) -> dict[str, Any]:

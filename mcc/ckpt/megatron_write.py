@@ -75,11 +75,10 @@ class Cut:
             last = (stage, chunk) == (len(self.stages) - 1, len(self.stages[stage]) - 1)
             names: list[str] = []
             for name, row, layer in self.family.table(self.config):
-                if layer is not None and layer in layers:
-                    key = row.megatron.format(i=layer - layers.start)
-                elif (row.where == "first" and first) or (row.where == "last" and last):
-                    key = row.megatron
-                else:
+                where, key = tree.place_of(row, layer, self.config.num_layers)
+                if isinstance(where, int) and where in layers:
+                    key = key.format(i=where - layers.start)
+                elif not ((where == "first" and first) or (where == "last" and last)):
                     continue
                 names.append(name)
                 part, of = row.megatron_part

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mcc.ckpt import megatron_tree as tree
 from mcc.ckpt.hf_names import family_of, read_config, spellings
-from mcc.ckpt.megatron_args import config_from_args
+from mcc.ckpt.megatron_args import config_from_args, has_order
 from mcc.ckpt.source import expected_shapes
 from mcc.ckpt.tokenizer_files import token_ids
 from mcc.core.errors import MccError
@@ -142,7 +142,7 @@ def from_megatron(
     """
     ranks = [{tree.spelling(name): held for name, held in rank.items()} for rank in ranks]
     first = ranks[0]
-    family = _megatron_family(first, where)
+    family = _megatron_family(first, args, where)
     words = tree.spelling(family.row(TOKENS).megatron)
     if words not in first:
         raise MccError(f"{where} has no tensor {words}")
@@ -161,7 +161,8 @@ def from_megatron(
     whole = expected_shapes(config)
     places = {}
     for name, row, layer in family.table(config):
-        key = tree.spelling(row.megatron.format(i=layer))
+        at, key = tree.place_of(row, layer, config.num_layers)
+        key = tree.spelling(key.format(i=at))
         shape = list(whole[name])
         if row.shape[0] == "V":
             shape[0] = rows
@@ -231,17 +232,17 @@ def _unread(held: Mapping[str, Held], places: Mapping[str, Place], tied: tuple[s
     return (f"what no model here has: {', '.join(left[:3])}{more}",) if left else ()
 
 
-def _megatron_family(held: Mapping[str, Held], where: Path) -> Family:
+def _megatron_family(held: Mapping[str, Held], args: object, where: Path) -> Family:
     """The family whose tensors are most nearly these."""
     names = {generic(name) for name in held}
     strays: dict[str, list[str]] = {}
     missing: dict[str, int] = {}
     for name, plugin in families.all():
         rows = [row for row in plugin.params if row.megatron]
-        strays[name] = sorted(names - {tree.spelling(row.megatron) for row in rows} - {tree.HEAD})
-        body = {tree.spelling(row.megatron) for row in rows if not row.heads and not row.untied}
+        strays[name] = sorted(names - {named for row in rows for named in tree.names_of(row)} - {tree.HEAD})
+        body = {named for row in rows if not row.heads and not row.untied for named in tree.names_of(row)}
         missing[name] = len(body - names)
-    best = min(strays, key=lambda name: len(strays[name]) + missing[name])
+    best = min(strays, key=lambda name: (len(strays[name]) + missing[name], not has_order(families.get(name), args)))
     if strays[best]:
         raise MccError(
             f"{where}: tensor {strays[best][0]} belongs to no family that mcc knows", f"known: {families.names()}"

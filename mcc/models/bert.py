@@ -10,7 +10,11 @@ from mcc.models.base.rows import bert_heads
 
 
 class Bert(BertFamily):
-    """BERT as transformers has it: post-LN, a norm in the embedding, exact GELU. Megatron-LM has no such model."""
+    """BERT as transformers has it: post-LN, a norm in the embedding, exact GELU.
+
+    Megatron-LM computes the same with --apply-residual-connection-post-layernorm: each layer begins with the norm that
+    ends the one before here.
+    """
 
     blueprint = Blueprint(order="post", activation="gelu", causal=False, token_types=True, heads=HEADS)
     hf_model_type = "bert"
@@ -22,6 +26,6 @@ class Bert(BertFamily):
         "pooler": "BertModel",
     }
     params = (
-        *post_ln_rows("bert"),
-        *bert_heads(lambda name: ""),
+        *post_ln_rows("bert", megatron=True),
+        *bert_heads(lambda name: name),
     )

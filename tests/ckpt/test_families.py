@@ -184,7 +184,6 @@ def test_rope_of_both_versions_of_transformers(tmp_path: Path) -> None:
 
 def test_what_megatron_does_not_have_is_refused(tmp_path: Path) -> None:
     for source, options, message in [
-        (InMemory(MODELS["bert, lm"]), {}, "Megatron-LM has no model like family bert"),
         (InMemory(MODELS["opt"]), {}, "Megatron-LM has no model like family opt"),
         (InMemory(of("mistral", sliding_window=8)), {}, "no sliding window: 8 tokens of 16"),
         (InMemory(MODELS["llama, groups, untied"]), {"megatron_version": 1}, "has no shared key/value heads"),
@@ -241,3 +240,30 @@ def test_tied_embedding_of_the_last_stage(tmp_path: Path) -> None:
         for file in (tmp_path / "merged").iterdir():
             file.unlink()
         (tmp_path / "merged").rmdir()
+
+
+def test_post_ln_bert_in_megatrons_files(tmp_path: Path) -> None:
+    """A layer there begins with the norm that ends the one before here; the flag tells it from a pre-LN BERT."""
+    source = InMemory(MODELS["bert, pretraining"])
+    write(source, tmp_path, "megatron", pp=2)
+    first, last = (
+        torch.load(tmp_path / f"release/mp_rank_00_00{stage}/model_optim_rng.pt", weights_only=False)
+        for stage in (0, 1)
+    )
+    assert first["args"].apply_residual_connection_post_layernorm
+    encoder = {
+        **{f"0.{name}": value for name, value in first["model"]["language_model"]["encoder"].items()},
+        **{f"1.{name}": value for name, value in last["model"]["language_model"]["encoder"].items()},
+    }
+    for there, here in {
+        "0.layers.0.input_layernorm": "embedding.norm",
+        "0.layers.0.post_attention_layernorm": "layers.0.norm1",
+        "0.layers.1.input_layernorm": "layers.0.norm2",
+        "1.layers.0.input_layernorm": "layers.1.norm2",
+        "1.layers.1.input_layernorm": "layers.2.norm2",
+        "1.final_layernorm": "layers.3.norm2",
+    }.items():
+        assert torch.equal(encoder[f"{there}.weight"], source.values[f"{here}.weight"]), there
+    assert "0.final_layernorm.weight" not in encoder
+    write(InMemory(MODELS["megatron-bert, pretraining"]), tmp_path / "pre", "megatron")
+    assert open_checkpoint(tmp_path / "pre").meta.config.family == "megatron-bert"

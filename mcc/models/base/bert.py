@@ -11,24 +11,46 @@ from mcc.models.base.family import Family, Param
 from mcc.models.base.rows import embedding, linear, norm
 
 
-def post_ln_rows(prefix: str, positions: str = "T") -> tuple[Param, ...]:
-    """The rows of a post-LN BERT below its heads, as transformers names them below `prefix`."""
+def post_ln_rows(prefix: str, positions: str = "T", megatron: bool = False) -> tuple[Param, ...]:
+    """The rows of a post-LN BERT below its heads, as transformers names them below `prefix`.
+
+    With `megatron` as Megatron-LM has them, too, where residual connections take a norm's output.
+    """
     first, layer = f"{prefix}.embeddings", prefix + ".encoder.layer.{i}"
+
+    def there(name: str) -> str:
+        return f"language_model.{name}" if megatron else ""
+
     return (
-        embedding("tokens", "V", f"{first}.word_embeddings"),
-        embedding("positions", positions, f"{first}.position_embeddings"),
-        embedding("types", "S", f"{first}.token_type_embeddings"),
-        *norm("embedding.norm", f"{first}.LayerNorm", where="first", tokens="all"),
+        embedding("tokens", "V", f"{first}.word_embeddings", there("embedding.word_embeddings")),
+        embedding("positions", positions, f"{first}.position_embeddings", there("embedding.position_embeddings")),
+        embedding("types", "S", f"{first}.token_type_embeddings", there("embedding.tokentype_embeddings")),
+        *norm(
+            "embedding.norm", f"{first}.LayerNorm", there("encoder.layers.0.input_layernorm"),
+            where="first", tokens="all",
+        ),
         *linear(
             "layers.{i}.attention.qkv", ("QKV", "D"),
             tuple(f"{layer}.attention.self.{x}" for x in ("query", "key", "value")),
-            tp_dim=0, forms=("fused_qkv", "fused_qkv"),
+            there("encoder.layers.{i}.self_attention.query_key_value"), tp_dim=0, forms=("fused_qkv", "fused_qkv"),
         ),
-        *linear("layers.{i}.attention.out", ("D", "A"), f"{layer}.attention.output.dense", tp_dim=1),
-        *norm("layers.{i}.norm1", f"{layer}.attention.output.LayerNorm"),
-        *linear("layers.{i}.mlp.up", ("F", "D"), f"{layer}.intermediate.dense", tp_dim=0),
-        *linear("layers.{i}.mlp.down", ("D", "F"), f"{layer}.output.dense", tp_dim=1),
-        *norm("layers.{i}.norm2", f"{layer}.output.LayerNorm"),
+        *linear(
+            "layers.{i}.attention.out", ("D", "A"), f"{layer}.attention.output.dense",
+            there("encoder.layers.{i}.self_attention.dense"), tp_dim=1,
+        ),
+        *norm(
+            "layers.{i}.norm1", f"{layer}.attention.output.LayerNorm",
+            there("encoder.layers.{i}.post_attention_layernorm"),
+        ),
+        *linear(
+            "layers.{i}.mlp.up", ("F", "D"), f"{layer}.intermediate.dense",
+            there("encoder.layers.{i}.mlp.dense_h_to_4h"), tp_dim=0,
+        ),
+        *linear(
+            "layers.{i}.mlp.down", ("D", "F"), f"{layer}.output.dense",
+            there("encoder.layers.{i}.mlp.dense_4h_to_h"), tp_dim=1,
+        ),
+        *norm("layers.{i}.norm2", f"{layer}.output.LayerNorm", there("encoder.layers.{next}.input_layernorm")),
     )  # fmt: skip
 
 

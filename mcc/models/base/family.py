@@ -51,6 +51,8 @@ class Param:
             there, one under the other, are one of ours.
         hf_form: a name of `mcc.models.base.forms`: how the tensor is laid out there.
         megatron: name in Megatron-LM's model tree, dots between the nested dictionaries; empty: Megatron-LM has none.
+            `{next}` stands for the layer after its own, whose input it normalises there; the last layer's is the final
+            norm.
         megatron_part: (k, n) where each rank's tensor there is n of ours, one under the other, this one the k-th.
     """
 
