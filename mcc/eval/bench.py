@@ -1,4 +1,5 @@
-"""`mcc bench eval`: multiple choice against lm-evaluation-harness's own adapter, on the same model and documents.
+"""`mcc bench eval`: multiple choice against lm-evaluation-harness's own adapter, generation against transformers', on
+the same model and texts.
 
 Each contestant is a process of its own, so that each has its own memory: python -m mcc.eval.bench ORDER.json
 """
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -110,6 +112,123 @@ def bench_choices(
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class GenerationBench:
+    """Greedy continuations, `new_tokens` of each of `prompts` prompts in one batch: tokens a second and peak memory.
+
+    `speedup` is ours by theirs (`transformers.generate`); `same` of the prompts were continued by the same tokens.
+    """
+
+    prompts: int
+    new_tokens: int
+    ours_tokens_s: float
+    theirs_tokens_s: float
+    ours_memory_bytes: int
+    theirs_memory_bytes: int
+    speedup: float
+    same: int
+
+
+def bench_generation(
+    checkpoint: Path | None = None, prompts: int = 8, new_tokens: int = 64, reporter: Reporter = SILENT
+) -> GenerationBench:
+    """Continue prompts of English by us and by `transformers.generate`, float32, with a key-value cache.
+
+    Args:
+        checkpoint: any format [a random GPT-2 of 6 layers of width 384].
+        prompts: in one batch, 30 words each.
+        new_tokens: of each; the end of a text does not end it.
+        reporter: receives progress.
+
+    Raises:
+        MccError: a contestant failed.
+    """
+    with tempfile.TemporaryDirectory(prefix="mcc-bench-") as scratch:
+        folder = Path(scratch)
+        if checkpoint is None:
+            theirs = checkpoint = folder / "hf"
+            write_model(checkpoint)
+        else:
+            theirs = _converted(checkpoint, folder)
+        words = _english().split()
+        texts = [" ".join(words[at * 40 : at * 40 + 30]) for at in range(prompts)]
+        order = {"texts": texts, "new_tokens": new_tokens}
+        with reporter.task("transformers.generate"):
+            other = _contestant(folder, {**order, "checkpoint": str(theirs), "how": "transformers.generate"})
+        with reporter.task("mcc eval generate"):
+            own = _contestant(folder, {**order, "checkpoint": str(checkpoint), "how": "mcc eval generate"})
+    total = prompts * new_tokens
+    return GenerationBench(
+        prompts=prompts,
+        new_tokens=new_tokens,
+        ours_tokens_s=total / own["seconds"],
+        theirs_tokens_s=total / other["seconds"],
+        ours_memory_bytes=own["memory_bytes"],
+        theirs_memory_bytes=other["memory_bytes"],
+        speedup=other["seconds"] / own["seconds"],
+        same=sum(a == b for a, b in zip(own["tokens"], other["tokens"], strict=True)),
+    )
+
+
+def _generate(order: dict[str, Any]) -> None:
+    """One contestant of `bench_generation`, in its own process."""
+    write = _own_texts(order) if order["how"] == "mcc eval generate" else _hf_texts(order)
+    write(4)  # the first pass makes room and starts threads
+    start = time.perf_counter()
+    tokens = write(order["new_tokens"])
+    seconds = time.perf_counter() - start
+    found = {"seconds": seconds, "memory_bytes": _peak_memory(), "tokens": tokens}
+    Path(order["out"]).write_text(json.dumps(found), encoding="utf-8")
+
+
+def _own_texts(order: dict[str, Any]) -> Callable[[int], list[list[int]]]:
+    from mcc.eval.generation.decoding import Decoding
+    from mcc.eval.generation.generate import complete
+    from mcc.eval.generation.records import Prompt
+    from mcc.eval.loading import load
+
+    loaded = load(order["checkpoint"])
+    prompts = [Prompt(text) for text in order["texts"]]
+
+    def write(count: int) -> list[list[int]]:
+        decoding = Decoding(max_new_tokens=count, ignore_eos=True)
+        return [list(found.tokens) for found in complete(loaded, prompts, decoding, batch_tokens=1 << 20)]
+
+    return write
+
+
+def _hf_texts(order: dict[str, Any]) -> Callable[[int], list[list[int]]]:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from mcc.eval.loading import find_device
+    from mcc.eval.tokenizer import TextTokenizer
+
+    device = find_device()
+    model = AutoModelForCausalLM.from_pretrained(order["checkpoint"], dtype=torch.float32).to(device).eval()
+    tokenizer = TextTokenizer(order["checkpoint"])
+    ids = [tokenizer.encode(text) for text in order["texts"]]
+    longest = max(map(len, ids))
+    tokens = torch.tensor([[0] * (longest - len(each)) + each for each in ids], device=device)  # padded on the left
+    mask = torch.tensor([[0] * (longest - len(each)) + [1] * len(each) for each in ids], device=device)
+
+    def write(count: int) -> list[list[int]]:
+        with torch.inference_mode():
+            out = model.generate(
+                tokens, attention_mask=mask, do_sample=False, max_new_tokens=count, min_new_tokens=count,
+                eos_token_id=None, pad_token_id=0,
+            )  # fmt: skip
+        found: list[list[int]] = out[:, longest:].tolist()
+        return found
+
+    return write
+
+
+def _peak_memory() -> int:
+    """Bytes that this process had in memory at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def _contestant(folder: Path, order: dict[str, Any]) -> dict[str, Any]:
     file, out = folder / "order.json", folder / "timing.json"
     file.write_text(json.dumps({**order, "out": str(out)}), encoding="utf-8")
@@ -139,8 +258,7 @@ def _run(order: dict[str, Any]) -> None:
     table = found["results"][entry.name]
     named = [name for name in table if name.endswith(",none") and "stderr" not in name]
     metrics = {name.partition(",")[0]: float(table[name]) for name in named}
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    timing = Timing(seconds=seconds, memory_bytes=memory, requests=len(values), metrics=metrics)
+    timing = Timing(seconds=seconds, memory_bytes=_peak_memory(), requests=len(values), metrics=metrics)
     Path(order["out"]).write_text(json.dumps({**asdict(timing), "values": values}), encoding="utf-8")
 
 
@@ -233,4 +351,5 @@ def _english() -> str:
 
 
 if __name__ == "__main__":
-    _run(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    _given = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    _generate(_given) if "texts" in _given else _run(_given)

@@ -13,10 +13,11 @@ from mcc.eval.task import read_documents, tasks
 
 
 def test_both_contestants(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "eval", "--documents", "2", "--json"]) == 0
+    assert main(["bench", "eval", "--documents", "2", "--prompts", "2", "--new-tokens", "5", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["ours"]["metrics"] == found["theirs"]["metrics"]
     assert found["ours"]["requests"] == 8 and found["difference"] < 1e-4
+    assert found["generation"]["same"] == 2 and found["generation"]["new_tokens"] == 5
     assert found["speedup"] == found["theirs"]["seconds"] / found["ours"]["seconds"]
 
 
