@@ -62,7 +62,7 @@ def test_articles_only(tmp_path: Path) -> None:
 def test_compressed_and_options(tmp_path: Path) -> None:
     for name, packed in (
         ("w.xml.bz2", bz2.compress(SMALL)),
-        ("w.xml.gz", gzip.compress(SMALL)),
+        ("w.xml.gz", gzip.compress(SMALL, mtime=0)),
         ("w.xml-p1p9.bz2", bz2.compress(SMALL)),
     ):
         (tmp_path / name).write_bytes(packed)
@@ -76,15 +76,15 @@ def test_damage_is_told_with_its_place(tmp_path: Path) -> None:
     for name, content, message in (
         ("cut.xml", SMALL[:-30], r"cut\.xml: " + cut),
         ("cut.xml.bz2", bz2.compress(SMALL[:-30]), r"cut\.xml\.bz2: " + cut),
-        ("cut.xml.gz", gzip.compress(SMALL[:-12]), r"cut\.xml\.gz: " + cut),
+        ("cut.xml.gz", gzip.compress(SMALL[:-12], mtime=0), r"cut\.xml\.gz: " + cut),
         (
             "page.xml.gz",
-            gzip.compress(SMALL[:-30]),
+            gzip.compress(SMALL[:-30], mtime=0),
             r"page\.xml\.gz: truncated: it ends within the page 'alt', before any",
         ),
         ("short.xml.bz2", bz2.compress(SMALL)[:-20], r"short\.xml\.bz2: truncated: the compressed block at byte 4 "),
-        ("short.xml.gz", gzip.compress(SMALL)[:-20], r"short\.xml\.gz: truncated before any page"),
-        ("gz.xml.bz2", gzip.compress(SMALL), r"gz\.xml\.bz2: not a bzip2 file"),
+        ("short.xml.gz", gzip.compress(SMALL, mtime=0)[:-20], r"short\.xml\.gz: truncated before any page"),
+        ("gz.xml.bz2", gzip.compress(SMALL, mtime=0), r"gz\.xml\.bz2: not a bzip2 file"),
         ("bz.xml.gz", bz2.compress(SMALL), r"bz\.xml\.gz: cannot be read before any page"),
         ("other.xml", b"<html><body/></html>", "not a MediaWiki dump: its root is <html>"),
         ("text.xml", b"no xml at all", r"text\.xml: not a MediaWiki dump: there is no XML"),

@@ -13,7 +13,8 @@ from mcc.core.errors import UsageError
 from mcc.train.compress.codec import codecs
 from mcc.train.compress.spec import SITES, parse
 from mcc.train.config import TrainConfig
-from mcc.train.engine import Engine, make_mesh
+from mcc.train.engine import Engine
+from mcc.train.layout import make_mesh
 from tests.ranks import run_ranks
 from tests.train.toy import MODEL, toy_batch, toy_config
 
