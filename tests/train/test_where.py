@@ -257,7 +257,7 @@ def test_lazy_feedback_is_optimus_ccs():
     codec = parse(f"pp.backward=powersgd:rank={r},when=epilogue,feedback=lazy").make(
         TensorSpec((n, m), torch.float32), "stream"
     )
-    q, error = torch.linalg.qr(codec.inner.q_mr.double()).Q, torch.zeros(n, m, dtype=torch.float64)
+    q, error = torch.linalg.qr(codec.inner.q_rm.mT.double()).Q, torch.zeros(n, m, dtype=torch.float64)
     gradients = torch.randn(3, 4, n, m, generator=torch.Generator().manual_seed(5))
     for step in gradients:
         assert torch.equal(codec.pass_by(step[0]), step[0]) and torch.equal(codec.pass_by(step[1]), step[1])
