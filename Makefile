@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: venv quickstart test lint types contracts tests bench clean
+.PHONY: venv quickstart test lint types contracts tests slow bench clean
 
 venv: $(STAMP)
 
@@ -34,6 +34,10 @@ contracts: venv
 # Most of a test's time is waiting for its ranks, so three processes keep two cores busy.
 tests: venv
 	$(BIN)/python -m pytest -n 3 --dist loadfile
+
+# More layouts, codecs and kills of the same kinds that `make tests` covers: before a release.
+slow: venv
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m slow
 
 bench: venv
 	$(BIN)/python benchmarks/run.py
