@@ -12,9 +12,12 @@ from mcc.models.base.family import Family, families
 
 
 def spellings(name: str) -> Iterator[str]:
-    """The names that a tensor has had: of a body saved without its head (the first GPT-2), of TensorFlow's norms."""
+    """The names that a tensor has had: of a body saved without its head (the first GPT-2), of TensorFlow's norms, of
+    GPT-NeoX's output layer in transformers 5 (in memory; its files keep the old name)."""
     for known in (name, name.partition(".")[2]):
         yield known
+        if known == "embed_out.weight":
+            yield "lm_head.weight"
         if "LayerNorm" in known:
             yield known.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
 

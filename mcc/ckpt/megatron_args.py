@@ -68,11 +68,13 @@ def architecture(blueprint: Blueprint) -> dict[str, Any]:
     }
 
 
-def has_order(family: type[Family], args: object) -> bool:
-    """Whether the family's norms stand where the arguments say: of BERT's tensors there are two models."""
+def misfits(family: type[Family], args: object) -> int:
+    """In how much the arguments describe another model than the family's where the tensors are the same: whether norms
+    stand after the sums (BERT), and whether there is a sliding window (Llama and Mistral)."""
     values = vars(args) if isinstance(args, Namespace) else args
-    told = isinstance(values, dict) and bool(values.get(POST_LN))
-    return told == (family.blueprint.order == "post")
+    told = values if isinstance(values, dict) else {}
+    post, window = bool(told.get(POST_LN)), bool(told.get("window_size"))
+    return (post != (family.blueprint.order == "post")) + (window and not family.blueprint.window)
 
 
 def make_args(meta: Meta, padded_vocab_size: int, options: WriteOptions, dtype: torch.dtype) -> Namespace:

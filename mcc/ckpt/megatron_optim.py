@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from mcc.ckpt.megatron_tree import HEAD
+from mcc.ckpt.megatron_tree import HEAD, spelling
 from mcc.ckpt.source import MASTER
 from mcc.ckpt.torch_read import FileTensor
 from mcc.ckpt.torch_write import Later
@@ -63,7 +63,7 @@ def ordered(keys: Iterable[str]) -> list[str]:
     >>> ordered(["lm_head.dense.weight", "language_model.pooler.dense.bias", "lm_head.bias"])
     ['language_model.pooler.dense.bias', 'lm_head.bias', 'lm_head.dense.weight']
     """
-    return sorted(keys, key=_rank)
+    return sorted(keys, key=lambda key: _rank(spelling(key)))
 
 
 def _rank(key: str) -> tuple[int, ...]:

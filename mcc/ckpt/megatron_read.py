@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mcc.ckpt import megatron_tree as tree
-from mcc.ckpt.megatron_args import config_from_args, has_order, released_args
+from mcc.ckpt.megatron_args import config_from_args, misfits, released_args
 from mcc.ckpt.megatron_optim import DISTRIBUTED, RankOptimizer, schedule_of
 from mcc.ckpt.source import Layout, Meta, Source, expected_shapes
 from mcc.ckpt.tokenizer_files import TOKENIZER, token_ids
@@ -251,7 +251,7 @@ def _family(rank: _Rank) -> Family:
     told = getattr(args, "mcc_family", None)  # ours say it: of Llama's tensors there are several
 
     def distance(name: str) -> tuple[object, ...]:
-        return len(strays[name]) + missing[name], not has_order(families.get(name), args), name != told
+        return len(strays[name]) + missing[name], misfits(families.get(name), args), name != told
 
     best = min(strays, key=distance)
     if strays[best]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mcc.ckpt import megatron_tree as tree
 from mcc.ckpt.hf_names import family_of, read_config, spellings
-from mcc.ckpt.megatron_args import config_from_args, has_order
+from mcc.ckpt.megatron_args import config_from_args, misfits
 from mcc.ckpt.source import expected_shapes
 from mcc.ckpt.tokenizer_files import token_ids
 from mcc.core.errors import MccError
@@ -242,7 +242,7 @@ def _megatron_family(held: Mapping[str, Held], args: object, where: Path) -> Fam
         strays[name] = sorted(names - {named for row in rows for named in tree.names_of(row)} - {tree.HEAD})
         body = {named for row in rows if not row.heads and not row.untied for named in tree.names_of(row)}
         missing[name] = len(body - names)
-    best = min(strays, key=lambda name: (len(strays[name]) + missing[name], not has_order(families.get(name), args)))
+    best = min(strays, key=lambda name: (len(strays[name]) + missing[name], misfits(families.get(name), args)))
     if strays[best]:
         raise MccError(
             f"{where}: tensor {strays[best][0]} belongs to no family that mcc knows", f"known: {families.names()}"
