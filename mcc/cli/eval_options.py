@@ -57,9 +57,9 @@ def codec_ways(codec: str | None) -> dict[str, dict[str, Any]]:
     """
     if codec not in (None, "on", "off", "both"):
         raise unknown("--codec", codec, ("on", "off", "both"))
+    if codec is None:
+        return {"": {}}
     from mcc.train.inference import forward_codecs
 
     ways: dict[str, dict[str, Any]] = {"off": {"trained": False}, "on": {"codecs": forward_codecs}}
-    if codec is None:
-        return {"": {}}
     return ways if codec == "both" else {codec: ways[codec]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,15 @@ def hf_model(model: Stage, config: ModelConfig) -> Any:
             tensor = ours[name][: config.vocab_size] if "V" in row.shape else ours[name]
             theirs[row.hf.format(i=index)].copy_(FORMS[row.hf_form].to(tensor, config))
     return other
+
+
+@pytest.fixture(scope="session")
+def hf_folder(tmp_path_factory: pytest.TempPathFactory, hf_model: Any, tokenizer_file: Path) -> Path:
+    """The model in transformers' format, its tokenizer beside it."""
+    folder = tmp_path_factory.mktemp("hf")
+    hf_model.save_pretrained(folder)
+    shutil.copy(tokenizer_file, folder / "tokenizer.json")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,8 @@ from tests.ckpt.models import InMemory
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory, hf_model: Any, tokenizer_file: Path) -> Path:
-    folder = tmp_path_factory.mktemp("hf")
-    hf_model.save_pretrained(folder)
-    shutil.copy(tokenizer_file, folder / "tokenizer.json")
-    return folder
+def checkpoint(hf_folder: Path) -> Path:
+    return hf_folder
 
 
 @pytest.fixture

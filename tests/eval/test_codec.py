@@ -13,24 +13,22 @@ from mcc.ckpt.convert import convert
 from mcc.ckpt.source import Layout, Meta
 from mcc.cli.main import main
 from mcc.core.errors import UsageError
-from mcc.eval.launch import on_ranks
 from mcc.eval.loading import load
-from mcc.eval.perplexity import PerplexityReport, perplexity
+from mcc.eval.perplexity import perplexity
 from mcc.models.base.config import ModelConfig
 from mcc.train.compress.codec import Context, TensorSpec
 from mcc.train.compress.spec import parse
 from mcc.train.inference import forward_codecs
+from tests.eval.places import on_places
 
 BOUNDARY = "pp.forward=quantize:bits=2"
 LAYOUT: dict[str, Any] = {"tp": 1, "pp": 2, "vpp": 1, "stages": None, "schedule": "1f1b"}
 
 
 @pytest.fixture(scope="module")
-def native(tmp_path_factory: pytest.TempPathFactory, hf_model: Any, tokenizer_file: Path) -> Path:
+def native(tmp_path_factory: pytest.TempPathFactory, hf_folder: Path) -> Path:
     folder = tmp_path_factory.mktemp("codec")
-    hf_model.save_pretrained(folder / "hf")
-    (folder / "hf" / "tokenizer.json").write_bytes(tokenizer_file.read_bytes())
-    convert(folder / "hf", folder / "run", "mcc")
+    convert(hf_folder, folder / "run", "mcc")
     return folder / "run"
 
 
@@ -75,15 +73,11 @@ def test_sums_go_through_their_codec(trained: Any, corpus: str, tmp_path: Path) 
     """Among as many ranks as in training; an exact codec changes nothing, whatever the batch size a lossy one."""
     file = tmp_path / "text.txt"
     file.write_text(corpus[:1200])
-    settings: dict[str, Any] = {"file": file, "overlap": 48, "layout": Layout(tp=2)}
-
-    def score(run: Path, **more: Any) -> PerplexityReport:
-        found: PerplexityReport = on_ranks(perplexity, checkpoint=run, **settings, **more)
-        return found
-
     lossy = trained("tp.forward=quantize:bits=3", tp=2, pp=1)
-    plain, coded = perplexity(lossy, file, overlap=48), score(lossy, codecs=forward_codecs)
-    again = score(lossy, codecs=forward_codecs, batch_tokens=1)
+    plain = perplexity(lossy, file, overlap=48)
+    settings: dict[str, Any] = {"checkpoint": lossy, "file": file, "overlap": 48, "layout": Layout(tp=2)}
+    settings["codecs"] = forward_codecs
+    coded, again = on_places(2, (perplexity, settings), (perplexity, {**settings, "batch_tokens": 1}))
     assert abs(plain.loss - coded.loss) > 1e-3
     assert coded.loss == pytest.approx(again.loss, abs=1e-6)
     with pytest.raises(UsageError, match="the run compressed sums over 2 tensor-parallel ranks, and here are 1"):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
-import signal
+import json
+import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +14,15 @@ import pytest
 from mcc.ckpt.convert import convert
 from mcc.ckpt.source import Layout
 from mcc.core.errors import MccError, UsageError
-from mcc.core.events import Reporter
+from mcc.core.events import SILENT, Reporter
+from mcc.eval import launch
 from mcc.eval.launch import on_ranks
 from mcc.eval.loading import load
 from mcc.eval.perplexity import perplexity
 from mcc.eval.scorer import Scorer, Span
+from tests.eval.places import on_places
 
 TOLERANCE = 1e-4
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory, hf_model: Any, tokenizer_file: Path) -> Path:
-    folder = tmp_path_factory.mktemp("hf")
-    hf_model.save_pretrained(folder)
-    shutil.copy(tokenizer_file, folder / "tokenizer.json")
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def _fewer_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    yield
 
 
 def scores(
@@ -52,7 +38,7 @@ def scores(
         return [(s.log_likelihood, s.is_greedy) for _, s in sorted(found.items())], scorer.next_tokens(ids), held
 
 
-def fails(how: str, layout: Layout, reporter: Reporter) -> None:
+def fails(layout: Layout, reporter: Reporter) -> None:
     """Rank 1 fails while the others wait for it."""
     import torch.distributed as dist
 
@@ -60,66 +46,70 @@ def fails(how: str, layout: Layout, reporter: Reporter) -> None:
 
     place = join(layout)
     if place.rank == 1:
-        if how == "killed":
-            os.kill(os.getpid(), signal.SIGKILL)
-        raise (MccError("no more room", "buy some") if how == "told" else KeyError(how))
+        raise KeyError("crashed")
     dist.barrier(place.control)
 
 
-@pytest.mark.parametrize(("tp", "pp", "replicas", "native"), [(2, 2, 1, True), (1, 1, 3, False)])
+@pytest.mark.parametrize(("tp", "pp", "replicas", "native"), [(2, 2, 1, True), (1, 1, 2, False)])
 def test_scores_do_not_depend_on_the_layout(
-    checkpoint: Path, passages: list[str], tmp_path: Path, tp: int, pp: int, replicas: int, native: bool
+    hf_folder: Path, passages: list[str], tmp_path: Path, tp: int, pp: int, replicas: int, native: bool
 ) -> None:
     """Also with a vocabulary that needs other padding, and more ranks than batches."""
-    alone = on_ranks(scores, checkpoint=str(checkpoint), texts=passages, batch_tokens=200)
+    asked: dict[str, Any] = {"texts": passages, "batch_tokens": 200, "reporter": SILENT}
+    alone = scores(checkpoint=str(hf_folder), layout=Layout(), **asked)
+    checkpoint = hf_folder
     if native:
-        convert(checkpoint, tmp_path / "native", "mcc")
+        convert(hf_folder, tmp_path / "native", "mcc")
         checkpoint = tmp_path / "native"
-    layout = Layout(tp=tp, pp=pp)
-    found = on_ranks(
-        scores,
-        nproc=tp * pp * replicas,
-        layout=layout,
-        checkpoint=str(checkpoint),
-        texts=passages,
-        batch_tokens=200,
-    )
+    asked |= {"checkpoint": str(checkpoint), "layout": Layout(tp=tp, pp=pp)}
+    few = {**asked, "texts": passages[:1]}
+    found, one = on_places(tp * pp * replicas, (scores, asked), (scores, few))
     assert [value for value, _ in found[0]] == pytest.approx([value for value, _ in alone[0]], abs=TOLERANCE)
     assert [greedy for _, greedy in found[0]] == [greedy for _, greedy in alone[0]]
     assert found[1] == alone[1]
+    assert one[0][0][0] == pytest.approx(alone[0][0][0], abs=TOLERANCE)
     if tp * pp > 1:
         assert found[2] < 0.5 * alone[2]
 
 
-def test_perplexity_on_ranks(checkpoint: Path, corpus: str, tmp_path: Path) -> None:
+def test_perplexity_on_ranks(hf_folder: Path, corpus: str, tmp_path: Path) -> None:
+    """On ranks that the package starts itself."""
     file = tmp_path / "text.txt"
     file.write_text(corpus[:3000])
-    alone = perplexity(checkpoint, file)
-    found = on_ranks(perplexity, nproc=2, layout=Layout(pp=2), checkpoint=checkpoint, file=file)
+    alone = perplexity(hf_folder, file)
+    found = on_ranks(perplexity, nproc=2, layout=Layout(pp=2), checkpoint=hf_folder, file=file)
     assert found.log_likelihood == pytest.approx(alone.log_likelihood, abs=1e-3)
     assert found.scored_tokens == alone.scored_tokens
 
 
-@pytest.mark.parametrize(
-    ("how", "message"),
-    [
-        ("told", r"^rank 1 \(dp 0, pp 0, tp 1\): no more room$"),
-        ("killed", r"^rank 1 \(dp 0, pp 0, tp 1\) died: SIGKILL$"),
-        ("crashed", r"^rank 1 \(dp 0, pp 0, tp 1\): KeyError: 'crashed'$"),
-    ],
-)
-def test_a_rank_that_fails_ends_the_job(how: str, message: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_rank_that_crashes_ends_the_job(capfd: pytest.CaptureFixture[str]) -> None:
     start = time.monotonic()
-    with pytest.raises(MccError) as caught:
-        on_ranks(fails, layout=Layout(tp=2), how=how)
-    assert re.match(message, caught.value.what)
+    with pytest.raises(MccError, match=r"^rank 1 \(dp 0, pp 0, tp 1\): KeyError: 'crashed'$"):
+        on_ranks(fails, layout=Layout(tp=2))
     assert time.monotonic() - start < 100
     err = capfd.readouterr().err
-    assert ("Traceback" in err and "in fails" in err) == (how == "crashed")
+    assert err.count("Traceback (") == 1 and "in fails" in err
 
 
-def test_layouts_that_do_not_fit(checkpoint: Path, passages: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: dict[str, Any] = {"checkpoint": str(checkpoint), "texts": passages, "batch_tokens": 200}
+@pytest.mark.parametrize(
+    ("ends", "message"),
+    [
+        ("exit 1", r"^rank 1 \(dp 0, pp 0, tp 1\): no more room$"),
+        ("kill -KILL $$", r"^rank 1 \(dp 0, pp 0, tp 1\) died: SIGKILL$"),
+    ],
+)
+def test_the_rank_that_failed_first_is_named(ends: str, message: str, tmp_path: Path) -> None:
+    """Rank 0 fails a moment earlier, as it lost rank 1."""
+    for rank, (what, cause) in enumerate((("lost a peer", False), ("no more room", True))):
+        account = {"what": what, "hint": None, "exit_code": 1, "cause": cause, "trace": "", "time": float(rank)}
+        (tmp_path / f"failed_{rank}.json").write_text(json.dumps(account))
+    ranks = [subprocess.Popen(["sh", "-c", how]) for how in ("exit 1", ends)]
+    with pytest.raises(MccError, match=message):
+        launch._watch(ranks, tmp_path, Layout(tp=2))
+
+
+def test_layouts_that_do_not_fit(hf_folder: Path, passages: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {"checkpoint": str(hf_folder), "texts": passages, "batch_tokens": 200}
     with pytest.raises(UsageError, match=r"--nproc 3 is no multiple of tp x pp = 2 x 1"):
         on_ranks(scores, nproc=3, layout=Layout(tp=2), **asked)
     with pytest.raises(UsageError, match=r"^pp = 3 is more than num_layers = 2"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,8 @@ from tests.eval.generation.test_generate import theirs
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory, hf_model: Any, tokenizer_file: Path) -> Path:
-    folder = tmp_path_factory.mktemp("hf")
-    hf_model.save_pretrained(folder)
-    shutil.copy(tokenizer_file, folder / "tokenizer.json")
-    return folder
+def checkpoint(hf_folder: Path) -> Path:
+    return hf_folder
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
