@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import time
 from collections.abc import Callable
@@ -19,7 +20,9 @@ from mcc.eval import launch
 from mcc.eval.launch import on_ranks
 from mcc.eval.loading import load
 from mcc.eval.perplexity import perplexity
+from mcc.eval.place import Place
 from mcc.eval.scorer import Scorer, Span
+from mcc.models.base.config import ModelConfig
 from tests.eval.places import on_places
 
 TOLERANCE = 1e-4
@@ -84,7 +87,7 @@ def test_perplexity_on_ranks(hf_folder: Path, corpus: str, tmp_path: Path) -> No
 
 def test_a_rank_that_crashes_ends_the_job(capfd: pytest.CaptureFixture[str]) -> None:
     start = time.monotonic()
-    with pytest.raises(MccError, match=r"^rank 1 \(dp 0, pp 0, tp 1\): KeyError: 'crashed'$"):
+    with pytest.raises(MccError, match=r"^rank 1 \(dp 0, pp 0, tp 1\): KeyError: 'crashed'"):
         on_ranks(fails, layout=Layout(tp=2))
     assert time.monotonic() - start < 100
     err = capfd.readouterr().err
@@ -97,23 +100,37 @@ def test_a_rank_that_crashes_ends_the_job(capfd: pytest.CaptureFixture[str]) -> 
         ("exit 1", r"^rank 1 \(dp 0, pp 0, tp 1\): no more room$"),
         ("kill -KILL $$", r"^rank 1 \(dp 0, pp 0, tp 1\) died: SIGKILL$"),
     ],
+    ids=["told", "killed"],
 )
 def test_the_rank_that_failed_first_is_named(ends: str, message: str, tmp_path: Path) -> None:
     """Rank 0 fails a moment earlier, as it lost rank 1."""
-    for rank, (what, cause) in enumerate((("lost a peer", False), ("no more room", True))):
+    accounts = [("lost a peer", False), ("no more room", True)]
+    for rank, (what, cause) in enumerate(accounts if ends == "exit 1" else accounts[:1]):
         account = {"what": what, "hint": None, "exit_code": 1, "cause": cause, "trace": "", "time": float(rank)}
         (tmp_path / f"failed_{rank}.json").write_text(json.dumps(account))
     ranks = [subprocess.Popen(["sh", "-c", how]) for how in ("exit 1", ends)]
-    with pytest.raises(MccError, match=message):
+    with pytest.raises(MccError) as caught:
         launch._watch(ranks, tmp_path, Layout(tp=2))
+    assert re.match(message, caught.value.what)
 
 
-def test_layouts_that_do_not_fit(hf_folder: Path, passages: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wish_that_no_rank_can_fulfil_blames_none(tmp_path: Path) -> None:
+    account = {"what": "pp = 3 is more than num_layers = 2", "hint": None, "exit_code": 2, "cause": True, "trace": ""}
+    for rank in (1, 2):
+        (tmp_path / f"failed_{rank}.json").write_text(json.dumps({**account, "time": float(rank)}))
+    ranks = [subprocess.Popen(["sh", "-c", how]) for how in ("sleep 9", "exit 2", "exit 2")]
+    with pytest.raises(UsageError, match=r"^pp = 3 is more"):
+        launch._watch(ranks, tmp_path, Layout(pp=3))
+
+
+def test_layouts_that_do_not_fit(
+    hf_folder: Path, config: ModelConfig, passages: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: dict[str, Any] = {"checkpoint": str(hf_folder), "texts": passages, "batch_tokens": 200}
     with pytest.raises(UsageError, match=r"--nproc 3 is no multiple of tp x pp = 2 x 1"):
         on_ranks(scores, nproc=3, layout=Layout(tp=2), **asked)
     with pytest.raises(UsageError, match=r"^pp = 3 is more than num_layers = 2"):
-        on_ranks(scores, layout=Layout(pp=3), **asked)
+        Place(layout=Layout(pp=3)).layers(config)
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")
     with pytest.raises(UsageError, match="--nproc 2 inside a launched rank"):
