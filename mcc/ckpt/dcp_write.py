@@ -17,7 +17,7 @@ from mcc.ckpt.ahead import ahead
 from mcc.ckpt.crc import combine
 from mcc.ckpt.saved_tensor import Saved, saved
 from mcc.core.errors import MccError
-from mcc.core.files import write_all
+from mcc.core.files import Output
 
 METADATA = ".metadata"
 _FILE = "__0_0.distcp"
@@ -55,11 +55,11 @@ def write_dcp(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         at = crc32 = 0
-        with (folder / _FILE).open("wb", buffering=0) as out:
+        with Output(folder / _FILE) as out:
             for key, item in ahead(entries, item_of, workers):
                 dtype, shape = entries[key]
                 for part in item.parts:
-                    write_all(out, part)
+                    out.write(part)
                 zeros = torch.Size([0] * len(shape))
                 chunk = metadata.ChunkStorageMetadata(offsets=zeros, sizes=torch.Size(shape))
                 described[key] = metadata.TensorStorageMetadata(

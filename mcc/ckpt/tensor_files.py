@@ -25,7 +25,7 @@ from mcc.ckpt.torch_read import FileTensor, open_torch
 from mcc.ckpt.torch_write import Later, TorchWriter
 from mcc.core.errors import MccError
 from mcc.core.events import SILENT, Reporter
-from mcc.core.files import write_all
+from mcc.core.files import Output
 
 _CODES: dict[str, torch.dtype] = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -232,11 +232,11 @@ def _write_file(file: Path, entries: Iterable[Entry], advance: Callable[[float],
         start += entry.size_bytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with file.open("wb", buffering=0) as out:
+    with Output(file) as out:
         out.write(len(text).to_bytes(8, "little") + text)
         for entry, tensor in ahead(ordered, lambda entry: entry.read().contiguous(), workers):
             assert tensor.dtype == entry.dtype and tuple(tensor.shape) == entry.shape, entry.name
-            write_all(out, memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+            out.write(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
             advance(entry.size_bytes)
 
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from mcc.ckpt.torch_read import contiguous_stride
+from mcc.core.files import Output
 
 _STORAGES = {
     torch.float64: torch.DoubleStorage, torch.float32: torch.FloatStorage, torch.float16: torch.HalfStorage,
@@ -89,7 +90,8 @@ class TorchWriter:
         pickler = _Pickler(out)
         pickler.dump(value)
         self._keys, self._root = dict(pickler.keys), file.stem
-        self._archive = zipfile.ZipFile(file, "w", zipfile.ZIP_STORED)
+        self._out = Output(file)
+        self._archive = zipfile.ZipFile(self._out, "w", zipfile.ZIP_STORED)
         self._text("data.pkl", out.getvalue())
         self._text("byteorder", b"little")
         for later, tensor in pickler.small.items():
@@ -117,6 +119,7 @@ class TorchWriter:
             assert not self._keys, f"tensors {sorted(self._keys.values())} have not been written"
             self._text("version", b"3\n")
         self._archive.close()
+        self._out.close()
 
     def _text(self, name: str, data: bytes) -> None:
         self._archive.writestr(zipfile.ZipInfo(f"{self._root}/{name}"), data)

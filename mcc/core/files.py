@@ -6,13 +6,18 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import RawIOBase
+from io import FileIO
 from pathlib import Path
 
 from mcc.core.errors import MccError
 
 # The name shows what it is and that it may be deleted: `.out.jsonl.partial`.
 PARTIAL = ".partial"
+
+# Bytes handed to the system at a time. For a larger write Linux looks for larger blocks of free memory, and on a virtual
+# machine that gives its free memory back (free page reporting) just those have to be fetched from the host: writing
+# whole tensors was measured at 0.1 to 0.5 GB/s, pieces of 64 KiB at 1.9 GB/s. Elsewhere it makes no difference.
+_PIECE = 1 << 16
 
 
 def partial_path(path: Path) -> Path:
@@ -52,11 +57,19 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_all(out: RawIOBase, data: memoryview | bytes) -> None:
-    """Write `data` to a file without a buffer: the system takes 2 GiB at a time at most."""
-    left = memoryview(data)
-    while left:
-        left = left[out.write(left) :]
+class Output(FileIO):
+    """A file to write, without a buffer: `write` takes all it is given, and hands it on a piece at a time."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "wb")
+
+    def write(self, data: memoryview | bytes) -> int:  # type: ignore[override]
+        """Write all of `data`; returns its bytes."""
+        left = memoryview(data).cast("B")
+        size = left.nbytes
+        while left:
+            left = left[super().write(left[:_PIECE]) :]
+        return size
 
 
 def remove(path: Path) -> None:
