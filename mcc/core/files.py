@@ -14,9 +14,9 @@ from mcc.core.errors import MccError
 # The name shows what it is and that it may be deleted: `.out.jsonl.partial`.
 PARTIAL = ".partial"
 
-# Bytes handed to the system at a time. For a larger write Linux looks for larger blocks of free memory, and on a virtual
-# machine that gives its free memory back (free page reporting) just those have to be fetched from the host: writing
-# whole tensors was measured at 0.1 to 0.5 GB/s, pieces of 64 KiB at 1.9 GB/s. Elsewhere it makes no difference.
+# Bytes handed to the system at a time. For a larger write Linux looks for larger blocks of free memory, and on a
+# virtual machine that gives its free memory back (free page reporting) just those have to be fetched from the host:
+# whole tensors were written at 0.1 to 0.5 GB/s there, pieces of 64 KiB at 1.9 GB/s. Elsewhere it makes no difference.
 _PIECE = 1 << 16
 
 
