@@ -58,6 +58,9 @@ LAYOUTS: dict[str, tuple[str, dict[str, Any]]] = {
     "dp2-fully-shard": ("llama", {"dp": 2, "parallel": {"fully_shard": True}}),
 }
 
+# Those of a check of every change; `make slow` has all.
+EVERY = ("llama-selective", "bf16", "tp2-sequence-coded", "dp2-fully-shard")
+
 # Graphs of a rank: the trial's, and for training and for evaluation those that its layers share: one, and more where a
 # layer ends them. The layers that tensor-parallel ranks cut are in ten pieces (twelve before torch 2.13).
 GRAPHS = {"tp2-sequence-coded": 24, "cp2-selective": 8, "dropout-selective": 6, "dropout-full": 6}
@@ -97,7 +100,9 @@ def _both(config: TrainConfig) -> tuple[Any, Any]:
     return _trained(config), _trained(with_run(config, compile=True))
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "layout", [name if name in EVERY else pytest.param(name, marks=pytest.mark.slow) for name in LAYOUTS]
+)
 def test_compiled_equals_eager(layout: str) -> None:
     family, more = LAYOUTS[layout]
     config = _config(family, **more)

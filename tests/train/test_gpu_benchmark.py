@@ -21,6 +21,7 @@ def _run(*arguments: str) -> Any:
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_every_part_on_the_cpu(tmp_path: Path) -> None:
     pytest.importorskip("transformers")

@@ -26,11 +26,11 @@ COMPRESSED = (
 @pytest.mark.parametrize(
     ("layout", "more"),
     [
-        ((2, 2, 2), {"schedule": "1f1b"}),
+        pytest.param((2, 2, 2), {"schedule": "1f1b"}, marks=pytest.mark.slow),
         ((2, 2, 2), {"schedule": "gpipe", "sequence_parallel": True}),
         ((1, 1, 4), {"zero": 1}),
         ((1, 1, 2), {"cp": 2}),
-        ((4, 1, 1), {"precision": "bf16"}),
+        pytest.param((4, 1, 1), {"precision": "bf16"}, marks=pytest.mark.slow),
         ((4, 1, 1), {"precision": "bf16", "sequence_parallel": True}),
     ],
     ids=lambda value: "-".join(map(str, value)) if isinstance(value, (tuple, dict)) else None,
@@ -107,7 +107,9 @@ def _fails_on_rank_one() -> None:
     assert dist.get_rank() != 1, "on purpose"
 
 
-# Sets that differ in what they cross: codecs that add payloads at every site, two-shot sums over four ranks, 1 bit.
+# Twenty steps of sets that differ in what they cross (test_every_codec.py has three of every pair): codecs that add
+# payloads at every site, two-shot sums over four ranks, 1 bit.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layout", "compress"),
     [

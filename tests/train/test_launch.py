@@ -167,6 +167,7 @@ run()
 """
 
 
+@pytest.mark.slow
 def test_under_torchrun_with_restarts(tmp_path, data):
     (tmp_path / "dies.py").write_text(DIES_ONCE)
     words = [*settings(data, tmp_path / "run", 20), "--tp", "2", "--save-interval", "10"]

@@ -12,7 +12,8 @@ import torch
 from tests.ranks import run_ranks
 from tests.train.toy import MODEL, toy_config, trained
 
-STEPS = 20
+# Of a check of every change, and of `make slow`.
+STEPS = [5, pytest.param(20, marks=pytest.mark.slow)]
 
 
 MODELS = {
@@ -33,7 +34,7 @@ OTHERS = {
     "gpt-neox": dataclasses.replace(MODEL, family="gpt-neox", num_layers=8, num_attention_heads=8, rotary_percent=0.5),
     "roberta": dataclasses.replace(MODEL, family="roberta", num_layers=8, num_attention_heads=8, num_tokentypes=1),
 }
-# The first are those that every family is tested in.
+# Those that every family is tested in.
 LAYOUTS: dict[str, dict[str, Any]] = {
     "tp8": {"tp": 8, "samples": 8},  # steps of few messages
     "pp8": {"pp": 8},
@@ -64,7 +65,13 @@ OF_ONE: dict[str, dict[str, Any]] = {
     "pp4-empty-last": {"pp": 4, "stages": "3,3,2,0"},
     "pp2-recompute-selective": {"pp": 2, "recompute_granularity": "selective"},
 }
-CASES = [(family, name) for family in MODELS for name in LAYOUTS] + [("gpt2", name) for name in OF_ONE]
+EVERY = ("tp8", "tp2-cp2-dp2", "pp4-tp2-interleaved", "dp4-fully-shard", "tp2-sequence-pp2-zbv")
+CASES: list[Any] = [("gpt2", name) for name in (*LAYOUTS, *OF_ONE)]
+CASES += [
+    pytest.param(family, name, marks=() if name in EVERY else pytest.mark.slow)
+    for family in ("bert", "llama")
+    for name in LAYOUTS
+]
 CASES += [("gpt-neox", "tp2-sequence-pp2-zbv"), ("roberta", "tp2-sequence-cp2-recompute")]
 
 
@@ -72,23 +79,25 @@ CASES += [("gpt-neox", "tp2-sequence-pp2-zbv"), ("roberta", "tp2-sequence-cp2-re
 def single():
     found = {}
 
-    def of(family):
-        if family not in found:
-            found[family] = run_ranks(trained, 1, toy_config(model={**MODELS, **OTHERS}[family]), STEPS)[0]
-        return found[family]
+    def of(family, steps):
+        if (family, steps) not in found:
+            model = {**MODELS, **OTHERS}[family]
+            found[family, steps] = run_ranks(trained, 1, toy_config(model=model), steps)[0]
+        return found[family, steps]
 
     return of
 
 
+@pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize(("family", "layout"), CASES)
-def test_layout_equals_single_process(single, family, layout):
-    losses, parameters = single(family)
+def test_layout_equals_single_process(single, family, layout, steps):
+    losses, parameters = single(family, steps)
     more = {**LAYOUTS, **OF_ONE}[layout].copy()
     sizes = {axis: more.pop(axis, 1) for axis in ("tp", "pp", "dp")}
     ranks = math.prod(sizes.values()) * more.get("cp", 1)
     samples = more.pop("samples", 1)
     config = toy_config(**sizes, parallel=more, model={**MODELS, **OTHERS}[family], micro_batch_size=samples)
-    found = run_ranks(trained, ranks, config, STEPS)
+    found = run_ranks(trained, ranks, config, steps)
     for rank_losses, rank_parameters in found:
         assert rank_losses == pytest.approx(losses, abs=1e-5)
         assert rank_parameters.keys() == parameters.keys()
@@ -99,6 +108,6 @@ def test_layout_equals_single_process(single, family, layout):
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_the_toy_run_learns(single, family):
-    losses, _ = single(family)
+    losses, _ = single(family, 20)
     assert losses[-1] < losses[0] - 0.3
     assert torch.isfinite(torch.tensor(losses)).all()

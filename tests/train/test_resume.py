@@ -41,7 +41,7 @@ TOKENS_DEALT = {"cp": 2, "sequence_parallel": True}
 
 @pytest.mark.parametrize(
     ("compress", "parallel"),
-    [((), {}), (COMPRESSED, {}), (COMPRESSED, TOKENS_DEALT)],
+    [((), {}), pytest.param(COMPRESSED, {}, marks=pytest.mark.slow), (COMPRESSED, TOKENS_DEALT)],
     ids=["dense", "compressed", "compressed-tokens-dealt"],
 )
 def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path, compress, parallel):
@@ -56,7 +56,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path, compress, parallel):
         assert all(torch.equal(parameters[name], resumed[name]) for name in parameters)
 
 
-@pytest.mark.parametrize("layout", [(1, 1, 1), (4, 1, 1), (1, 4, 1), (2, 1, 2)])
+@pytest.mark.parametrize("layout", [(1, 1, 1), pytest.param((4, 1, 1), marks=pytest.mark.slow), (1, 4, 1), (2, 1, 2)])
 def test_any_layout_resumes_any_other(tmp_path, layout):
     """The padded vocabulary differs between these layouts, too."""
     config = with_run(toy_config(2, 2, 2), save=str(tmp_path))

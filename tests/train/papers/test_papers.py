@@ -222,6 +222,7 @@ class _Small(_Toy):
         return {**values, **data, **{f"run.{key}": value for key, value in run.items()}}
 
 
+@pytest.mark.slow
 def test_runs_are_those_of_mcc_train(tmp_path: Path) -> None:
     config = PaperConfig(out=str(tmp_path / "results"), data=str(tmp_path), links=False)
     report = rerun("small", _Small(), config)

@@ -58,8 +58,8 @@ def _close(folder, wanted):
     [
         {"dp": 4},
         {"tp": 2, "dp": 2, "sequence_parallel": True},
-        {"dp": 2, "cp": 2},
-        {"pp": 2, "dp": 2},
+        pytest.param({"dp": 2, "cp": 2}, marks=pytest.mark.slow),
+        pytest.param({"pp": 2, "dp": 2}, marks=pytest.mark.slow),
         {"pp": 2, "vpp": 2, "dp": 2, "recompute_granularity": "full"},
     ],
     ids=str,

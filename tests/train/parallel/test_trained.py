@@ -138,7 +138,9 @@ PIPELINES: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if "dp2" in name else name for name in PIPELINES]
+)
 def test_pp_equals_plain_torch(name):
     layout, boundaries = PIPELINES[name]
     losses, parameters = reference(toy_config(compress=(*PP, *TP)[: 2 if "tp2" in name else 1]), STEPS, boundaries)

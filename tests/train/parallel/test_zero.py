@@ -51,7 +51,7 @@ def test_two_replicas_equal_the_plain_update_bit_for_bit():
     "layout",
     [
         {"tp": 2, "dp": 4},
-        {"pp": 2, "dp": 4, "optimizer": "sgd"},
+        pytest.param({"pp": 2, "dp": 4, "optimizer": "sgd"}, marks=pytest.mark.slow),
         {"tp": 2, "pp": 2, "dp": 2, "compress": ("dp.grad=powersgd:rank=32,warmup=3",)},
         {"dp": 2, "cp": 2},
         {"dp": 2, "pp": 2, "vpp": 2, "schedule": "zbv"},
@@ -124,9 +124,9 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path, optimizer):
 
 OTHERS = [
     {"zero": False},
-    {"tp": 2, "dp": 2, "zero": False},
+    pytest.param({"tp": 2, "dp": 2, "zero": False}, marks=pytest.mark.slow),
     {"tp": 2, "dp": 4},
-    {"pp": 4, "dp": 2},
+    pytest.param({"pp": 4, "dp": 2}, marks=pytest.mark.slow),
     {"tp": 4, "cp": 2, "zero": False},
     {"dp": 2, "cp": 2},
 ]
