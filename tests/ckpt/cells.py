@@ -74,7 +74,7 @@ def outcome(format: str, family: str, direction: str) -> Outcome:
             if direction == "write":
                 formats.get(format)().write(model, folder / "out", WriteOptions())
             else:
-                (FOREIGN.get(format) or _ours(format))(model, folder / "out")
+                lay_out(format, model, folder / "out")
         except MccError as error:
             return Outcome(refused=error.what)
         return Outcome(state=_check(folder / "out", format, model))
@@ -97,6 +97,15 @@ def _check(path: Path, format: str, model: InMemory) -> bool:
         for name in found.shapes():
             assert torch.equal(found.read_slot(slot, name), model.read_slot(slot, name)), (slot, name)
     return True
+
+
+def lay_out(format: str, model: InMemory, path: Path) -> None:
+    """The model as a checkpoint to be read, written by others where others write the format.
+
+    Raises:
+        MccError: the format has no such model.
+    """
+    (FOREIGN.get(format) or _ours(format))(model, path)
 
 
 def _ours(format: str) -> Callable[[InMemory, Path], None]:
