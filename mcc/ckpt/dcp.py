@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import math
 import pathlib
 import pickle
 import warnings
@@ -106,19 +105,8 @@ class DcpFolder:
         Raises:
             MccError: there is no such key, or a file that holds a part of it is missing or truncated.
         """
-        self._described(key)
-        try:
-            return self._mapped(key)
-        except NotPlain:
-            return self._by_torch(key)
-        except (RuntimeError, OSError) as error:
-            raise MccError(f"{self.folder}: tensor {key} cannot be read: {error}") from error
-
-    def _by_torch(self, key: str) -> Tensor:
-        dtype, shape = self.stored[key]
-        whole = torch.empty(shape, dtype=dtype)
-        self._load(key, whole, dcp.DefaultLoadPlanner())
-        return whole
+        _, shape = self._described(key)
+        return self._box(key, (0,) * len(shape), shape)
 
     def read_part(self, key: str, dim: int, start: int, length: int) -> Tensor:
         """The tensor saved under `key` from `start` on along `dim`; only the stored boxes that it overlaps are read.
@@ -126,9 +114,21 @@ class DcpFolder:
         Raises:
             MccError: as `read`.
         """
-        dtype, shape = self._described(key)
-        box = torch.empty([length if i == dim else size for i, size in enumerate(shape)], dtype=dtype)
+        _, shape = self._described(key)
         begin = tuple(start if i == dim else 0 for i in range(len(shape)))
+        return self._box(key, begin, tuple(length if i == dim else size for i, size in enumerate(shape)))
+
+    def _box(self, key: str, begin: tuple[int, ...], sizes: tuple[int, ...]) -> Tensor:
+        try:
+            return self._mapped(key, begin, sizes)
+        except NotPlain:
+            return self._by_torch(key, begin, sizes)
+        except (RuntimeError, OSError) as error:
+            raise MccError(f"{self.folder}: tensor {key} cannot be read: {error}") from error
+
+    def _by_torch(self, key: str, begin: tuple[int, ...], sizes: tuple[int, ...]) -> Tensor:
+        dtype, shape = self.stored[key]
+        box = torch.empty(sizes, dtype=dtype)
         self._load(key, Piece(box, begin, shape), LoadPieces())
         return box
 
@@ -138,29 +138,42 @@ class DcpFolder:
         self._check(key)
         return self.stored[key]
 
-    def _mapped(self, key: str) -> Tensor:
-        """From mapped files; a tensor that is stored in one piece is not copied."""
-        dtype, shape = self.stored[key]
-        boxes = self._metadata.state_dict_metadata[key].chunks
-        whole: Tensor | None = None
-        for box in boxes:
-            where = self._metadata.storage_data.get(metadata.MetadataIndex(key, box.offsets))
-            if where is None or getattr(where, "transform_descriptors", None):
-                raise NotPlain
-            part = map_saved(self.folder / where.relative_path, where.offset, where.length)
-            if part.dtype != dtype or part.shape != box.sizes:
-                raise NotPlain
-            if tuple(box.sizes) == shape:
+    def _mapped(self, key: str, begin: tuple[int, ...], sizes: tuple[int, ...]) -> Tensor:
+        """The box from mapped files; what lies in one stored box is not copied."""
+        dtype, _ = self.stored[key]
+        out = torch.empty(sizes, dtype=dtype) if 0 in sizes else None
+        found = 0
+        for chunk in self._metadata.state_dict_metadata[key].chunks:
+            spans = [
+                (max(at, start), min(at + size, start + length))
+                for at, size, start, length in zip(begin, sizes, chunk.offsets, chunk.sizes, strict=True)
+            ]
+            if any(first >= last for first, last in spans):
+                continue
+            part = self._map_chunk(key, chunk)
+            for dim, ((first, last), start) in enumerate(zip(spans, chunk.offsets, strict=True)):
+                part = part.narrow(dim, first - start, last - first)
+            if part.shape == sizes:
                 return part
-            target = whole = torch.empty(shape, dtype=dtype) if whole is None else whole
-            for dim, (start, size) in enumerate(zip(box.offsets, box.sizes, strict=True)):
-                target = target.narrow(dim, start, size)
+            target = out = torch.empty(sizes, dtype=dtype) if out is None else out
+            for dim, ((first, last), at) in enumerate(zip(spans, begin, strict=True)):
+                target = target.narrow(dim, first - at, last - first)
             target.copy_(part)
-        if whole is None or sum(math.prod(box.sizes) for box in boxes) != math.prod(shape):
+            found += part.numel()
+        if out is None or found != out.numel():
             raise NotPlain
-        return whole
+        return out
 
-    def _load(self, key: str, target: Tensor | Piece, planner: dcp.LoadPlanner) -> None:
+    def _map_chunk(self, key: str, chunk: metadata.ChunkStorageMetadata) -> Tensor:
+        where = self._metadata.storage_data.get(metadata.MetadataIndex(key, chunk.offsets))
+        if where is None or getattr(where, "transform_descriptors", None):
+            raise NotPlain
+        part = map_saved(self.folder / where.relative_path, where.offset, where.length)
+        if part.dtype != self.stored[key][0] or part.shape != chunk.sizes:
+            raise NotPlain
+        return part
+
+    def _load(self, key: str, target: Piece, planner: dcp.LoadPlanner) -> None:
         try:
             with _quiet():
                 reader = _Reader(self.folder, self._metadata)

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from mcc.ckpt.deepspeed_zero import MASTER, ZeroShards
-from mcc.ckpt.foreign import load_foreign
 from mcc.ckpt.naming import Held
+from mcc.ckpt.torch_read import FileTensor, open_torch
 from mcc.core.errors import MccError
 
 LATEST = ("latest", "latest_universal")
@@ -93,7 +93,7 @@ def load_state(file: Path) -> dict[str, Any]:
     Raises:
         MccError: it is not DeepSpeed's.
     """
-    state = load_foreign(file)
+    state = open_torch(file)
     if not isinstance(state, dict) or not ("module" in state or "param_shapes" in state):
         raise MccError(f"{file} has neither module nor param_shapes", "it is not DeepSpeed's")
     return state
@@ -113,29 +113,32 @@ def universal_tensors(files: Files, state: Mapping[str, Any]) -> dict[str, Held]
             continue
         file, name = entry / f"{MASTER}.pt", entry.name
         tensor = _universal(file)
-        shape = tuple(tensor.shape)
-        if tensor.dim() == 1 and math.prod(told.get(name, ())) == len(tensor):
+        shape = tensor.shape
+        if len(shape) == 1 and math.prod(told.get(name, ())) == shape[0]:
             shape = told[name]  # from ZeRO-3 parameters come flat
         slots = {
-            other.stem: partial(_universal, other, shape)
+            other.stem: partial(_read_universal, other, shape)
             for other in sorted(entry.glob("*.pt"))
             if other.stem not in (MASTER, "step")
         }
-        read = partial(_universal, file, shape)
+        read = partial(_read_universal, file, shape)
         found[clean(name)] = Held(file=file, name=name, shape=shape, dtype=tensor.dtype, read=read, slots=slots)
     return found
 
 
-def _universal(file: Path, shape: tuple[int, ...] | None = None) -> Tensor:
-    loaded = load_foreign(file)
+def _universal(file: Path) -> FileTensor:
+    loaded = open_torch(file)
     tensor = loaded.get("param") if isinstance(loaded, dict) else loaded
-    if not isinstance(tensor, Tensor):
+    if not isinstance(tensor, FileTensor):
         raise MccError(f"{file} has no param", "it is not a universal checkpoint's")
-    if shape is None:
-        return tensor
-    if tensor.numel() != math.prod(shape):
+    return tensor
+
+
+def _read_universal(file: Path, shape: tuple[int, ...]) -> Tensor:
+    tensor = _universal(file)
+    if math.prod(tensor.shape) != math.prod(shape):
         raise MccError(f"{file}: its tensor has shape {list(tensor.shape)}, not {list(shape)}", "is it damaged?")
-    return tensor.view(shape)
+    return tensor.read().view(shape)
 
 
 def rank_tensors(files: Files, rank: int, state: Mapping[str, Any]) -> tuple[dict[str, Held], ZeroShards | None]:
@@ -191,7 +194,7 @@ def layer_tensors(files: Files, tp_rank: int) -> dict[str, Held]:
     found: dict[str, Held] = {}
     for (layer, rank), file in sorted(files.layers.items()):
         if rank == tp_rank:
-            loaded = load_foreign(file)
+            loaded = open_torch(file)
             if not isinstance(loaded, dict):
                 raise MccError(f"{file} holds a {type(loaded).__name__}, not tensors by name")
             found |= {f"{layer}.{name}": _whole(file, name, tensor) for name, tensor in _flatten(loaded)}
@@ -205,17 +208,17 @@ def clean(name: str) -> str:
     return name
 
 
-def _whole(file: Path, name: str, tensor: Tensor) -> Held:
-    return Held(file=file, name=name, shape=tuple(tensor.shape), dtype=tensor.dtype, read=lambda: tensor)
+def _whole(file: Path, name: str, tensor: FileTensor) -> Held:
+    return Held(file=file, name=name, shape=tensor.shape, dtype=tensor.dtype, read=tensor.read)
 
 
-def _flatten(level: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Tensor]]:
+def _flatten(level: Mapping[str, Any], prefix: str = "") -> list[tuple[str, FileTensor]]:
     """Every tensor by its dotted name: Megatron-LM's modules nest theirs."""
-    found: list[tuple[str, Tensor]] = []
+    found: list[tuple[str, FileTensor]] = []
     for key, value in level.items():
         if isinstance(value, Mapping):
             found += _flatten(value, f"{prefix}{key}.")
-        elif isinstance(value, Tensor) and not str(key).endswith("_extra_state"):
+        elif isinstance(value, FileTensor) and not str(key).endswith("_extra_state"):
             found.append((clean(f"{prefix}{key}"), value))
     return found
 
@@ -240,7 +243,7 @@ def _frozen(files: Files, rank: int, state: Mapping[str, Any], file: Path, parti
         parts += [load_state(path).get("frozen_param_fragments") or {} for path in others]
     found = {}
     for name, shape in shapes.items():
-        held = [tensor for part in parts if isinstance(tensor := part.get(name), Tensor)]
+        held = [tensor for part in parts if isinstance(tensor := part.get(name), FileTensor)]
         if len(held) < len(parts):
             raise MccError(f"{file}: the frozen parameter {name} is not on every rank", "is a shard missing?")
         found[clean(str(name))] = Held(
@@ -250,9 +253,9 @@ def _frozen(files: Files, rank: int, state: Mapping[str, Any], file: Path, parti
     return found
 
 
-def _joined(parts: list[Tensor], shape: tuple[int, ...], file: Path, name: str) -> Tensor:
+def _joined(parts: list[FileTensor], shape: tuple[int, ...], file: Path, name: str) -> Tensor:
     count = math.prod(shape)
-    flat = torch.cat([part.reshape(-1) for part in parts])
+    flat = torch.cat([part.read().reshape(-1) for part in parts])
     if len(flat) < count:
         raise MccError(
             f"{file}: the frozen parameter {name} has {len(flat)} numbers, not {count}", "a shard is missing"

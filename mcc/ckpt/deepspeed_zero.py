@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mcc.ckpt.foreign import load_foreign
+from mcc.ckpt.torch_read import FileTensor, open_torch
 from mcc.core.errors import MccError
 
 MASTER = "fp32"
@@ -59,7 +59,7 @@ class ZeroShards:
         self.stage = 3 if "fp32_flat_groups" in states[0] else 2
         self._check_world(states[0])
         key = "fp32_flat_groups" if self.stage == 3 else "single_partition_of_fp32_groups"
-        self._flat: dict[str, list[list[Tensor]]] = {MASTER: []}
+        self._flat: dict[str, list[list[FileTensor]]] = {MASTER: []}
         for file, state in zip(files, states, strict=True):
             groups = state.get(key)
             if not isinstance(groups, list) or not all(_is_flat(group) for group in groups):
@@ -84,19 +84,21 @@ class ZeroShards:
         return self._flat[MASTER][0][0].dtype
 
     def _read(self, slot: str, name: str) -> Tensor:
+        """Each rank's part of a parameter, read straight into its place."""
         spot, ranks = self._spots[name], self._flat[slot]
         count = math.prod(spot.shape)
-        if self.stage == 3:
-            each = -(-count // len(ranks))
-            parts = [rank[spot.group].narrow(0, spot.start, each) for rank in ranks]
-            return torch.cat(parts)[:count].view(spot.shape)
-        size, parts = len(ranks[0][spot.group]), []
+        whole = torch.empty(count, dtype=ranks[0][spot.group].dtype)
+        each = -(-count // len(ranks))
         for number, rank in enumerate(ranks):
-            first, end = number * size, number * size + len(rank[spot.group])
-            start, stop = max(first, spot.start), min(end, spot.start + count)
+            flat = rank[spot.group]
+            if self.stage == 3:
+                first, start, stop = spot.start, number * each, min((number + 1) * each, count)
+            else:
+                at = number * ranks[0][spot.group].shape[0] - spot.start  # where this rank's numbers begin in the whole
+                start, stop = max(at, 0), min(at + flat.shape[0], count)
+                first = start - at
             if start < stop:
-                parts.append(rank[spot.group][start - first : stop - first])
-        whole = torch.cat(parts) if len(parts) != 1 else parts[0].clone()
+                flat.read_into(whole[start:stop], (first, first + stop - start))
         return whole.view(spot.shape)
 
     def _check_world(self, state: Mapping[str, Any]) -> None:
@@ -119,7 +121,7 @@ class ZeroShards:
                 tensors = []
                 for group, master in enumerate(masters):
                     tensor = base.get(group, {}).get(slot)
-                    if not isinstance(tensor, Tensor) or tensor.dim() != 1 or len(tensor) < len(master):
+                    if not isinstance(tensor, FileTensor) or not _is_flat(tensor) or _length(tensor) < _length(master):
                         raise MccError(f"{file} has no {slot} of group {group}, or not all of it", "is it damaged?")
                     tensors.append(tensor)
                 self._flat[slot].append(tensors)
@@ -128,7 +130,9 @@ class ZeroShards:
             states[0].get("base_optimizer_state_step")
         ]
         for step in steps:
-            if isinstance(step, (int, float, Tensor)) and not (isinstance(step, Tensor) and step.numel() != 1):
+            if isinstance(step, FileTensor) and math.prod(step.shape) == 1:
+                step = step.read().item()
+            if isinstance(step, (int, float)):
                 self.updates = int(step)
                 break
 
@@ -143,7 +147,7 @@ class ZeroShards:
             raise MccError(f"{self.files[0]} has {groups} groups, but the model's file tells of {len(param_shapes)}")
         spots = {}
         for group, shapes in enumerate(param_shapes):
-            at, held = 0, sum(len(rank[group]) for rank in self._flat[MASTER])
+            at, held = 0, sum(_length(rank[group]) for rank in self._flat[MASTER])
             unused = gaps[group] if isinstance(gaps, list) and len(gaps) == groups else [0] * len(shapes)
             if len(unused) != len(shapes):
                 raise MccError(f"{self.files[0]}: group {group} is of {len(unused)} parameters, not {len(shapes)}")
@@ -163,9 +167,9 @@ class ZeroShards:
 
     def _spots_of_3(self, param_shapes: Shapes) -> dict[str, _Spot]:
         ranks = self._flat[MASTER]
-        sizes = [len(group) for group in ranks[0]]
+        sizes = [_length(group) for group in ranks[0]]
         for file, rank in zip(self.files, ranks, strict=True):
-            if [len(group) for group in rank] != sizes:
+            if [_length(group) for group in rank] != sizes:
                 raise MccError(f"{file}: its groups are not as long as those of {self.files[0].name}")
         spots, group, at = {}, 0, 0
         for name, shape in ((name, shape) for shapes in param_shapes for name, shape in shapes.items()):
@@ -184,7 +188,7 @@ class ZeroShards:
 
 
 def _optimizer(file: Path) -> dict[str, Any]:
-    loaded = load_foreign(file)
+    loaded = open_torch(file)
     state = loaded.get("optimizer_state_dict") if isinstance(loaded, dict) else None
     if not isinstance(state, dict):
         raise MccError(f"{file} has no optimizer_state_dict", "it is not DeepSpeed's ZeRO's")
@@ -207,4 +211,8 @@ def _param_groups(state: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _is_flat(value: object) -> bool:
-    return isinstance(value, Tensor) and value.dim() == 1
+    return isinstance(value, FileTensor) and len(value.shape) == 1
+
+
+def _length(flat: FileTensor) -> int:
+    return flat.shape[0]

@@ -12,21 +12,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mcc.ckpt.ahead import ahead
 from mcc.ckpt.dtypes import dtype_named
-from mcc.ckpt.foreign import load_tensors
 from mcc.ckpt.format import Format, WriteOptions
 from mcc.ckpt.source import Meta, Source, expected_shapes
 from mcc.ckpt.tokenizer_files import TOKENIZER, write_hf_tokenizer
+from mcc.ckpt.torch_read import FileTensor, open_torch
+from mcc.ckpt.torch_write import Later, TorchWriter
 from mcc.core.errors import MccError, UsageError
 from mcc.core.events import Reporter
 from mcc.models.base.config import ModelConfig
 from mcc.models.base.family import TOKENS, families
-from mcc.models.base.forms import FORMS
+from mcc.models.base.forms import FORMS, Form
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,13 +40,14 @@ _OUTPUT = "lm_head.weight"
 _MASKS = ("attn.bias", "attn.masked_bias")
 # Every size of GPT-2 has heads of this width: what is assumed where no config.json tells their number.
 _HEAD_CHANNELS = 64
+_ROWS = 4096  # of the vocabulary compared at a time
 
 
 class _Acsgd(Source):
     def __init__(self, folder: Path) -> None:
-        self._files = {name: load_tensors(folder / name) for name in _names(folder)}
+        self._files = {name: _tensors(folder / name) for name in _names(folder)}
         words = self._files[_EMBEDDINGS].get("wte.weight")
-        if words is None or words.dim() != 2:
+        if words is None or len(words.shape) != 2:
             raise MccError(f"{folder / _EMBEDDINGS} has no tensor wte.weight", "only AC-SGD's GPT-2 is read")
         config, told = self._config(folder)
         self._shapes = expected_shapes(config)
@@ -53,7 +57,7 @@ class _Acsgd(Source):
             self._where[name] = (file, key, row.hf_form)
             if key not in self._files[file]:
                 raise MccError(f"{folder / file} has no tensor {key}")
-            found, shape = tuple(self._files[file][key].shape), FORMS[row.hf_form].shape(self._shapes[name])
+            found, shape = self._files[file][key].shape, FORMS[row.hf_form].shape(self._shapes[name])
             if found != shape:
                 raise MccError(f"{folder / file}: tensor {key} has shape {list(found)}, not {list(shape)}")
         tokenizer = folder / TOKENIZER
@@ -73,7 +77,10 @@ class _Acsgd(Source):
 
     def read(self, name: str) -> Tensor:
         file, key, form = self._where[name]
-        return FORMS[form].back(self._files[file][key], self.meta.config)
+        return FORMS[form].back(self._files[file][key].read(), self.meta.config)
+
+    def file_of(self, name: str) -> Path | None:
+        return self._files[self._where[name][0]][self._where[name][1]].file if name in self._where else None
 
     def _config(self, folder: Path) -> tuple[ModelConfig, str]:
         """The model, and where its sizes are known from."""
@@ -98,14 +105,14 @@ class _Acsgd(Source):
                 )
             inner = self._files["pytorch_0.pt"].get("mlp.c_fc.bias")
             values = {"n_layer": layers, "n_embd": hidden, "n_head": hidden // _HEAD_CHANNELS}
-            values["n_inner"] = None if inner is None or len(inner) == 4 * hidden else len(inner)
+            values["n_inner"] = None if inner is None or inner.shape == (4 * hidden,) else inner.shape[0]
             told = f"the tensors; heads of {_HEAD_CHANNELS} channels are assumed"
         if "wpe.weight" in embeddings:
             values["n_positions"] = embeddings["wpe.weight"].shape[0]
         values["vocab_size"] = embeddings["wte.weight"].shape[0]
         head = self._files[_HEAD].get(_OUTPUT)
         # A copy of the embedding is the tied layer that it was made from, unless training has made them differ.
-        tied = values.get("tie_word_embeddings", True) and (head is None or torch.equal(head, embeddings["wte.weight"]))
+        tied = values.get("tie_word_embeddings", True) and (head is None or _equal(head, embeddings["wte.weight"]))
         try:
             return families.get("gpt2")().from_hf_config({**values, "tie_word_embeddings": tied}), told
         except (KeyError, ValueError, TypeError) as error:
@@ -138,22 +145,35 @@ class Acsgd(Format):
         family = families.get(config.family)()
         values = family.to_hf_config(config)
         wanted = None if options.dtype is None else dtype_named(options.dtype)
-        files: dict[str, dict[str, tuple[str, str]]] = {}
+        stored, shapes = source.dtypes(), source.shapes()
+        files: dict[str, dict[str, Later]] = {}
+        entries: list[tuple[str, str, Form, Later]] = []  # the file, our name, what becomes of it, its place there
         for name, row, layer in family.table(config):
-            file, key = _place(row.hf_names(layer)[0], layer)
-            files.setdefault(file, {})[key] = (name, row.hf_form)
-        files[_HEAD].setdefault(_OUTPUT, (TOKENS, "same"))
-        size = 0
-        with reporter.task("write", len(files), "files") as task:
-            for file, held in files.items():
-                tensors = {
-                    # torch.save writes a view's whole storage.
-                    key: FORMS[form].to(source.read_as(name, wanted), config).clone()
-                    for key, (name, form) in held.items()
-                }
-                size += sum(tensor.nbytes for tensor in tensors.values())
-                torch.save(tensors | (_masks(config) if "attn.c_attn.weight" in tensors else {}), folder / file)
-                task.advance()
+            places = [_place(row.hf_names(layer)[0], layer)]
+            if name == TOKENS and family.tied(config):
+                places.append((_HEAD, _OUTPUT))
+            for file, key in places:
+                form = FORMS[row.hf_form if key != _OUTPUT else "same"]
+                dtype = wanted if wanted is not None and stored[name].is_floating_point else stored[name]
+                later = files.setdefault(file, {})[key] = Later(dtype, form.shape(shapes[name]))
+                entries.append((file, name, form, later))
+        order = {file: number for number, file in enumerate(files)}
+        entries.sort(key=lambda entry: order[entry[0]])
+        size = sum(later.size_bytes for _, _, _, later in entries)
+
+        def read(entry: tuple[str, str, Form, Later]) -> Tensor:
+            _, name, form, _ = entry
+            return form.to(source.read_as(name, wanted), config)
+
+        with reporter.task("write", size, "B") as task, ExitStack() as stack:
+            writers: dict[str, TorchWriter] = {}
+            for (file, _, _, later), tensor in ahead(entries, read, options.workers):
+                if file not in writers:
+                    stack.close()  # the one before is complete
+                    masks = _masks(config) if "attn.c_attn.weight" in files[file] else {}
+                    writers[file] = stack.enter_context(TorchWriter(folder / file, files[file] | masks))
+                writers[file].put(later, tensor)
+                task.advance(later.size_bytes)
         values |= write_hf_tokenizer(source.meta.tokenizer, folder, config.positions)
         (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         return len(source.shapes()), size
@@ -178,6 +198,22 @@ def _names(folder: Path) -> Iterator[str]:
     for layer in range(1 + max(numbers, default=0)):
         yield f"pytorch_{layer}.pt"
     yield _HEAD
+
+
+def _tensors(file: Path) -> dict[str, FileTensor]:
+    """The tensors by name in `file`, which holds nothing else of use."""
+    loaded = open_torch(file)
+    if not isinstance(loaded, dict):
+        raise MccError(f"{file} holds a {type(loaded).__name__}, not tensors by name")
+    return {str(name): value for name, value in loaded.items() if isinstance(value, FileTensor)}
+
+
+def _equal(a: FileTensor, b: FileTensor) -> bool:
+    """Whether two tensors have the same numbers; looks at some rows at a time."""
+    if (a.shape, a.dtype) != (b.shape, b.dtype):
+        return False
+    ranges = ((start, min(start + _ROWS, a.shape[0])) for start in range(0, a.shape[0], _ROWS))
+    return all(torch.equal(a.read(rows), b.read(rows)) for rows in ranges)
 
 
 def _masks(config: ModelConfig) -> dict[str, Tensor]:
