@@ -60,13 +60,14 @@ def _none_drifted(results):
         assert TIED not in held or torch.equal(held[TIED], places[0, 0, tp][TIED])
 
 
-def test_replicas_never_drift():
-    """200 steps of TP2 x PP2 x DP2, everything compressed."""
-    config = toy_config(2, 2, 2, SHARDED, {"zero": 1, "schedule": "gpipe"}, TINY, micro_batch_size=4, train_iters=200)
-    results = run_ranks(_trained, 8, config, 200, limit_s=400)
+@pytest.mark.parametrize("steps", [40, pytest.param(200, marks=pytest.mark.slow)])
+def test_replicas_never_drift(steps):
+    """TP2 x PP2 x DP2, everything compressed."""
+    config = toy_config(2, 2, 2, SHARDED, {"zero": 1, "schedule": "gpipe"}, TINY, micro_batch_size=4, train_iters=steps)
+    results = run_ranks(_trained, 8, config, steps, limit_s=400)
     _none_drifted(results)
     losses = results[0][1]
-    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+    assert steps < 200 or sum(losses[-10:]) < 0.8 * sum(losses[:10])
 
 
 @pytest.mark.parametrize(

@@ -62,11 +62,16 @@ def _summing(rank: int) -> None:
     _kill_in(native, "digest", rank, 3)
 
 
+EVERY, SLOW = (_pipeline, _writing), pytest.mark.slow
 CASES = [(phase, False) for phase in (_mesh, _pipeline, _evaluating, _writing, _summing)] + [(_writing, True)]
 
 
 @pytest.mark.parametrize(
-    ("phase", "background"), CASES, ids=[phase.__name__[1:] + "-async" * later for phase, later in CASES]
+    ("phase", "background"),
+    [
+        pytest.param(phase, later, id=phase.__name__[1:] + "-async" * later, marks=() if phase in EVERY else [SLOW])
+        for phase, later in CASES
+    ],
 )
 def test_the_others_end_and_take_no_blame(tmp_path, data, phase, background):
     more = {"eval_iters": 2, "eval_interval": 2, "save_interval": 3, "async_save": background}

@@ -32,7 +32,7 @@ def _trained(config):
 @pytest.mark.parametrize(
     ("layout", "compress", "parallel"),
     [
-        ((2, 2, 2), COMPRESSED, {"sequence_parallel": True}),
+        ((2, 2, 1), COMPRESSED, {"sequence_parallel": True}),
         ((1, 1, 1), ("cp.kv=quantize:bits=4",), {"cp": 2}),
     ],
 )

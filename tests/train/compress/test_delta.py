@@ -259,9 +259,13 @@ LAYOUTS = {
     "context": ((1, 2, 1), {"cp": 2}, {}),
     "disk": ((1, 2, 1), {}, {"micro_batch_size": 2}),
 }
+# Those of a check of every change; `make slow` has all.
+EVERY = ("gpipe", "dualpipev", "all-axes", "context")
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize(
+    "name", [name if name in EVERY else pytest.param(name, marks=pytest.mark.slow) for name in LAYOUTS]
+)
 def test_both_ends_of_every_boundary_remember_the_same(name):
     layout, parallel, run = LAYOUTS[name]
     options = "bits=4,scale=channel" + (",store=disk" if name == "disk" else "")

@@ -54,7 +54,14 @@ STEPS = (2, 8)
 
 
 @needs_root
-@pytest.mark.parametrize("axis, sites", [("pp", "forward backward"), ("dp", "grad"), ("tp", "forward backward")])
+@pytest.mark.parametrize(
+    "axis, sites",
+    [
+        ("pp", "forward backward"),
+        pytest.param("dp", "grad", marks=pytest.mark.slow),
+        pytest.param("tp", "forward backward", marks=pytest.mark.slow),
+    ],
+)
 def test_the_packet_counters_see_the_bytes_that_are_reported(axis: str, sites: str, tmp_path: Path) -> None:
     compress = tuple(f"{axis}.{site}=quantize:bits=4" for site in sites.split())
     with Network(2) as network:
