@@ -177,7 +177,9 @@ def _entries(source: Source, family: Family, options: WriteOptions) -> list[Entr
 
         parts = _Parts(read, len(names))
         for part, shape in enumerate(split_shapes(shapes[name], form, config, len(names))):
-            entries.append(Entry(names[part], dtype, shape, partial(parts.take, part)))
+            # A body alone has no prefix before its names (BertModel): so transformers saves it.
+            theirs = names[part].partition(".")[2] if config.head == "pooler" else names[part]
+            entries.append(Entry(theirs, dtype, shape, partial(parts.take, part)))
     return entries
 
 
