@@ -23,6 +23,10 @@ def index(
         list[str],
         typer.Argument(metavar="PREFIX...", help="Path of .bin and .idx files, without ending; or WEIGHT PREFIX ..."),
     ],
+    samples: Annotated[
+        str | None,
+        typer.Option(metavar="running|fixed", help="The same windows in every epoch, or not \\[default: running]."),
+    ] = None,
     seq_length: Annotated[int | None, typer.Option(help="Tokens of a sample \\[default: 128].")] = None,
     train_iters: Annotated[int | None, typer.Option(help="Training steps of the run.")] = None,
     train_samples: Annotated[int | None, typer.Option(help="Samples that it trains on, in its place.")] = None,
@@ -72,6 +76,8 @@ def index(
 
     Example: [cyan]mcc data index data/wiki_text_document --train-samples 90000 --valid-data-path data/news[/]
 
+    Example: [cyan]mcc data index data/wiki_text_document --samples fixed --seq-length 256 --eval-iters 0[/]
+
     Example: [cyan]mcc data index data/wiki_text_sentence --bert --seq-length 512 --train-iters 10000[/]
     """
     import shlex
@@ -83,6 +89,7 @@ def index(
         raise UsageError("options for sentences without --bert", "add --bert")
     values = steps.given(
         kind="bert" if bert else None,
+        samples=samples,
         seq_length=seq_length,
         train_iters=train_iters,
         train_samples=train_samples,

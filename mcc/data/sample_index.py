@@ -23,7 +23,7 @@ from mcc.data.samples import GPTSamples, count_epochs, split_documents
 from mcc.data.training.batch_size import BatchSizes, Ramp
 from mcc.data.training.blends import Blend
 from mcc.data.training.config import MaskConfig
-from mcc.data.training.open import Opened, Wanted, open_bert, open_gpt
+from mcc.data.training.open import Opened, Wanted, open_bert, open_fixed, open_gpt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,9 @@ class IndexConfig:
     """
 
     kind: Literal["gpt", "bert"] = option("gpt", "tokens end to end (gpt), or runs of sentences (bert)")
+    samples: Literal["running", "fixed"] = option(
+        "running", "documents shuffled and cut anew in every epoch, or the same windows in every epoch"
+    )
     seq_length: int = option(128, "tokens of a sample")
     train_iters: int | None = option(None, "training steps")
     train_samples: int | None = option(None, "samples to train on, in place of train_iters")
@@ -50,7 +53,8 @@ class IndexConfig:
     masking: MaskConfig = field(default_factory=MaskConfig)
 
     def __post_init__(self) -> None:
-        if [self.train_iters, self.train_samples, self.epochs].count(None) != 2:
+        counts = [self.train_iters, self.train_samples, self.epochs].count(None)
+        if counts != 2 and (counts < 2 or not self.fixed):  # fixed windows are the same however often they come
             hint = "--train-iters N --global-batch-size B, or --train-samples S --global-batch-size B, or --epochs E"
             raise UsageError("how many samples?", hint)
         for name in ("seq_length", "train_iters", "train_samples", "global_batch_size", "epochs"):
@@ -63,11 +67,18 @@ class IndexConfig:
         for name in ("all_documents", "valid_data_path"):
             if getattr(self, name) and self.split != type(self).split:
                 raise UsageError(f"{name} and a split exclude each other", "leave one of them out")
+        if self.kind == "bert" and self.fixed:
+            raise UsageError("--samples fixed is for tokens end to end; BERT's samples are masked anew", "leave it out")
         if self.kind == "bert" and self.epochs is not None:
             raise UsageError("--epochs counts samples of tokens end to end", "--train-iters N --global-batch-size B")
 
     @property
-    def samples(self) -> int | None:
+    def fixed(self) -> bool:
+        """Whether every epoch has the same windows."""
+        return self.samples == "fixed"
+
+    @property
+    def num_samples(self) -> int | None:
         """Training samples of the run, whole steps of them; None where epochs are counted."""
         sizes, steps = BatchSizes(self.global_batch_size, self.rampup_batch_size), self.train_iters
         if self.train_samples is not None:
@@ -79,7 +90,7 @@ class IndexConfig:
 class IndexedPart:
     """The samples of one part of the documents of one file, or of a blend of several.
 
-    `documents`, `tokens` and `epochs` are None for a blend, and `epochs` for sentences.
+    `documents`, `tokens` and `epochs` are None for a blend, and `epochs` for sentences and fixed windows.
     """
 
     prefix: str
@@ -136,6 +147,8 @@ def index(data_path: str | Path, config: IndexConfig, reporter: Reporter = SILEN
         opened: Opened[Any] | None
         if config.kind == "bert":
             opened = open_bert(wanted, config.masking, None, reporter)
+        elif config.fixed and name == "train":
+            opened = open_fixed(wanted, reporter)
         else:
             opened = open_gpt(wanted, reporter)
         if opened is not None:
@@ -147,8 +160,10 @@ def _count(datasets: Sequence[IndexedDataset], config: IndexConfig, name: str, p
     """Samples for training (`train`) or the evaluation (`valid`), as `mcc train` counts them."""
     if name == "valid":
         return config.eval_iters * config.global_batch_size
-    if config.samples is not None:
-        return config.samples
+    if config.fixed:
+        return 1  # all that there are
+    if config.num_samples is not None:
+        return config.num_samples
     if len(datasets) > 1:
         raise UsageError("the files of a blend have epochs of their own", "--train-iters N --global-batch-size B")
     (data,) = datasets
@@ -168,7 +183,7 @@ def _described(opened: Opened[Any], name: str, config: IndexConfig, blend: Blend
     found = []
     for file in opened.files:
         epochs = None
-        if isinstance(file.samples, GPTSamples):
+        if isinstance(file.samples, GPTSamples) and not (config.fixed and name == "train"):
             epochs = count_epochs(file.tokens, config.seq_length, file.wanted).count
         found.append(
             IndexedPart(

@@ -16,9 +16,9 @@ from mcc.data.sample_index import IndexConfig, index
 from mcc.data.samples import GPTSamples, split_documents
 from mcc.data.training.blends import Blend
 from mcc.data.training.config import MaskConfig
-from mcc.data.training.open import Wanted, open_bert, open_gpt
+from mcc.data.training.open import Wanted, open_bert, open_fixed, open_gpt
 
-BUILDERS = ("build_indices", "build_pairs", "build_blend")
+BUILDERS = ("build_indices", "build_pairs", "build_windows", "build_blend")
 
 
 def write(prefix: Path, seed: int = 0, documents: int = 60) -> IndexedDataset:
@@ -63,6 +63,23 @@ def test_training_takes_what_was_kept(tmp_path: Path, monkeypatch: pytest.Monkey
         assert all(np.array_equal(found.samples[i], expected[i]) for i in range(len(expected)))
     with pytest.raises(TypeError):  # another setting would be built
         open_gpt(wanted(data.prefix, num_samples=201, split="80,20"))
+
+
+def test_fixed_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = write(tmp_path / "d")
+    expected = open_fixed(wanted(data.prefix, split="80,20", cache=str(tmp_path / "elsewhere")))
+    config = IndexConfig(samples="fixed", seq_length=8, eval_iters=2, global_batch_size=4, seed=7, split="80,20")
+    train, valid = index(tmp_path / "d", config).parts
+    assert expected is not None and train.samples == len(expected.samples) and train.epochs is None
+    assert valid.samples >= 8 and valid.epochs is not None
+    forbid(monkeypatch)
+    found = open_fixed(wanted(data.prefix, split="80,20"))
+    assert found is not None and open_gpt(wanted(data.prefix, part="valid", num_samples=8, split="80,20")) is not None
+    assert all(np.array_equal(found.samples[i], expected.samples[i]) for i in range(train.samples))
+    with pytest.raises(UsageError, match="masked anew"):
+        IndexConfig(samples="fixed", kind="bert")
+    with pytest.raises(UsageError, match="how many samples"):
+        IndexConfig()
 
 
 def test_a_blend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
