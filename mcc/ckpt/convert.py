@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mcc.ckpt.dtypes import dtype_named
-from mcc.ckpt.format import OPTIMIZER_STATE, Format, WriteOptions, WriteReport, detect, formats, open_checkpoint
+from mcc.ckpt.format import Format, WriteOptions, WriteReport, detect, formats, open_checkpoint
 from mcc.ckpt.source import Source
 from mcc.ckpt.through import Checked
 from mcc.core.errors import MccError, UsageError
 from mcc.core.events import SILENT, Reporter
+from mcc.core.files import partial_path, remove
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +73,12 @@ def merge(
     src: str | Path,
     dst: str | Path,
     *,
-    dtype: str | None = None,
+    options: WriteOptions | None = None,
     reading: Reading = DETECTED,
     force: bool = False,
     reporter: Reporter = SILENT,
 ) -> WriteReport:
     """Write `src`, however it is cut, as one model of safetensors (format mcc-safetensors)."""
-    options = WriteOptions(dtype=dtype)
     return convert(src, dst, "mcc-safetensors", options, reading=reading, force=force, reporter=reporter)
 
 
@@ -187,12 +185,13 @@ def check_output(src: Path, dst: Path, force: bool) -> None:
 
 
 def _check_room(source: Source, target: Format, dst: Path, options: WriteOptions) -> None:
-    wanted = None if options.dtype is None else dtype_named(options.dtype).itemsize
-    stored, shapes = source.dtypes(), source.shapes()
-    need = sum(math.prod(shape) * (wanted or stored[name].itemsize) for name, shape in shapes.items())
-    if OPTIMIZER_STATE not in target.drops(source):
-        need += len(source.slots()) * sum(math.prod(shape) * 4 for shape in shapes.values())
+    """Refuse what the disk has no room for. Counted are the tensors; what a killed run left there makes room first."""
+    remove(partial_path(dst))
+    need = target.size_bytes(source, options)
     parent = next(folder for folder in (dst.resolve(), *dst.resolve().parents) if folder.exists())
     free = shutil.disk_usage(parent).free
     if need > free:
-        raise MccError(f"{parent} has {free / 1e9:.2f} GB free; the output takes {need / 1e9:.2f} GB", "make room")
+        raise MccError(
+            f"{parent} has {free / 1e9:.2f} GB free; the output's tensors take {need / 1e9:.2f} GB",
+            "make room, write elsewhere, or choose a narrower --dtype",
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,6 +107,14 @@ class Format(ABC):
     @abstractmethod
     def write_files(self, source: Source, folder: Path, options: WriteOptions, reporter: Reporter) -> tuple[int, int]:
         """Write `source` into the existing empty `folder`, a tensor at a time; returns tensors and their bytes."""
+
+    def size_bytes(self, source: Source, options: WriteOptions) -> int:
+        """Bytes of the tensors that `write_files` will write: here every tensor of the model once, and nothing else."""
+        wanted, stored = None if options.dtype is None else dtype_named(options.dtype), source.dtypes()
+        return sum(
+            math.prod(shape) * (wanted if wanted and stored[name].is_floating_point else stored[name]).itemsize
+            for name, shape in source.shapes().items()
+        )
 
     def check_writes(self) -> None:
         """Refuse a format that is only read.

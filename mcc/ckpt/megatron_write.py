@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from mcc.ckpt import megatron_tree as tree
+from mcc.ckpt.ahead import ahead
 from mcc.ckpt.dtypes import cast, dtype_named
 from mcc.ckpt.format import WriteOptions
 from mcc.ckpt.layout import even_chunks
@@ -25,7 +26,7 @@ from mcc.ckpt.megatron_args import make_args
 from mcc.ckpt.megatron_optim import build_state
 from mcc.ckpt.source import MASTER, Source
 from mcc.ckpt.torch_write import Later, TorchWriter
-from mcc.core.events import Reporter, Task
+from mcc.core.events import Reporter
 from mcc.models.base.config import ModelConfig
 from mcc.models.base.family import TOKENS, Param, families, global_shape
 from mcc.models.base.forms import pad_rows, shard
@@ -107,6 +108,11 @@ class Cut:
             return self.source.read_as(name, self.dtype(name))
         return self.source.read_as(name, torch.float32) if slot == MASTER else self.source.read_slot(slot, name)
 
+    def wholes(self, key: tuple[_Entry, str]) -> list[Tensor]:
+        """What a tensor of the files is cut from."""
+        entry, slot = key
+        return [self.read(slot, name) for name in entry.names]
+
     def part(self, wholes: Sequence[Tensor], entry: _Entry, slot: str, rank: int) -> Tensor:
         """One rank's part of one tensor, or of several that are one there."""
         row, tp = entry.row, self.options.tp
@@ -127,7 +133,7 @@ def write_ranks(source: Source, root: Path, options: WriteOptions, reporter: Rep
     """Write every rank's file below `root`; returns the bytes of their tensors."""
     cut = Cut(source, options)
     stages = [list(cut.entries(stage)) for stage in range(options.pp)]
-    total = options.tp * sum(later.size_bytes for entries in stages for e in entries for later in e.slots.values())
+    total = _size(cut, stages)
     threads = min(options.tp, os.cpu_count() or 1)
     with reporter.task("write", total, "B") as task, ThreadPoolExecutor(threads) as pool:
         for stage, entries in enumerate(stages):
@@ -138,18 +144,23 @@ def write_ranks(source: Source, root: Path, options: WriteOptions, reporter: Rep
                     file = root / tree.rank_folder(rank, stage, options.pp) / tree.FILES[0]
                     file.parent.mkdir(parents=True)
                     writers.append(stack.enter_context(TorchWriter(file, values)))
-                under_way: list[Future[int]] = []
-                stack.callback(wait, under_way)  # no file is closed while it is written
-                for entry in entries:
-                    for slot in entry.slots:
-                        wholes = [cut.read(slot, name) for name in entry.names]  # while the one before is written
-                        _settle(under_way, task)
-                        under_way += [
-                            pool.submit(_put, cut, wholes, entry, slot, rank, writer)
-                            for rank, writer in enumerate(writers)
-                        ]
-                _settle(under_way, task)
+                keys = [(entry, slot) for entry in entries for slot in entry.slots]
+                for (entry, slot), wholes in ahead(keys, cut.wholes, options.workers):
+                    parts = [pool.submit(_put, cut, wholes, entry, slot, *place) for place in enumerate(writers)]
+                    wait(parts)  # no file is closed while it is written
+                    task.advance(sum(part.result() for part in parts))
     return total
+
+
+def size_of(source: Source, options: WriteOptions) -> int:
+    """The bytes of the tensors that `write_ranks` writes: what every rank has alike, padding and masters too."""
+    cut = Cut(source, options)
+    return _size(cut, [list(cut.entries(stage)) for stage in range(options.pp)])
+
+
+def _size(cut: Cut, stages: Sequence[Sequence[_Entry]]) -> int:
+    laters = (later for entries in stages for entry in entries for later in entry.slots.values())
+    return cut.options.tp * sum(later.size_bytes for later in laters)
 
 
 def _put(cut: Cut, wholes: Sequence[Tensor], entry: _Entry, slot: str, rank: int, writer: TorchWriter) -> int:
@@ -157,13 +168,6 @@ def _put(cut: Cut, wholes: Sequence[Tensor], entry: _Entry, slot: str, rank: int
     later = entry.slots[slot]
     writer.put(later, cut.part(wholes, entry, slot, rank))
     return later.size_bytes
-
-
-def _settle(under_way: list[Future[int]], task: Task) -> None:
-    """Wait for what is being written, and forget it."""
-    for done in under_way:
-        task.advance(done.result())
-    under_way.clear()
 
 
 def _values(cut: Cut, entries: Sequence[_Entry]) -> dict[str, Any]:

@@ -21,10 +21,10 @@ _PREFIX = "iter_"
 def prune(
     src: str | Path,
     dst: str | Path,
+    options: WriteOptions | None = None,
     *,
     average: int = 1,
     to: str | None = None,
-    dtype: str | None = None,
     reading: Reading = DETECTED,
     force: bool = False,
     reporter: Reporter = SILENT,
@@ -34,9 +34,9 @@ def prune(
     Args:
         src: a checkpoint; with `average` above 1 a run's folder.
         dst: a folder that does not exist or is empty.
+        options: how it is written; the layout and Megatron-LM's version are the source's.
         average: so many of the run's last checkpoints are averaged, a tensor at a time (`Average` says how exactly).
         to: another format.
-        dtype: of what is written [as stored].
         reading: what `src` is.
         force: replace what stands at `dst`.
         reporter: receives progress and warnings.
@@ -54,7 +54,7 @@ def prune(
     lean: Source = WithoutOptimizer(source)
     if average > 1:
         lean = Average([reading.open(folder) for folder in last_checkpoints(Path(src), source, average)])
-    options = WriteOptions(dtype=dtype, **kept_options(source))
+    options = dataclasses.replace(options or WriteOptions(), **kept_options(source))
     if target.layouts:
         layout = source.meta.layout
         options = dataclasses.replace(options, tp=layout.tp, pp=layout.pp, vpp=layout.vpp)

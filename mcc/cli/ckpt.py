@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from mcc.cli import ckpt_compare, console
-
-if TYPE_CHECKING:
-    from mcc.ckpt.convert import Reading
-    from mcc.ckpt.format import WriteReport
+from mcc.cli import ckpt_options as shared
 
 app = typer.Typer(
     name="ckpt",
@@ -20,31 +16,6 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
-
-_Source = Annotated[Path, typer.Argument(metavar="PATH", help="A checkpoint, or a training run's folder.")]
-_Output = Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write; it appears when it is complete.")]
-_From = Annotated[str | None, typer.Option("--from", metavar="FORMAT", help="Format of PATH, instead of detecting it.")]
-_Family = Annotated[
-    str | None, typer.Option("--family", metavar="FAMILY", help="Model family of PATH, instead of detecting it.")
-]
-_Strict = Annotated[
-    bool, typer.Option("--strict", help="Refuse NaN and infinite numbers; without it there is a warning.")
-]
-_Dtype = Annotated[
-    str | None, typer.Option(metavar="DTYPE", help="float32, float16, bfloat16 or float64.", show_default="as stored")
-]
-_Force = Annotated[bool, typer.Option("--force", help="Replace OUT if it is there.")]
-_Version = Annotated[
-    float, typer.Option("--megatron-version", metavar="0|1|2|3", help="Megatron-LM's checkpoint version.")
-]
-_To = Annotated[
-    str, typer.Option("--to", metavar="FORMAT", help="Format to write: acsgd, hf, mcc, mcc-safetensors, megatron.")
-]
-_TP = Annotated[int, typer.Option("--tp", min=1, help="Tensor-parallel size.")]
-_PP = Annotated[int, typer.Option("--pp", min=1, help="Pipeline-parallel size.")]
-_VPP = Annotated[
-    int, typer.Option("--vpp", min=1, help="Virtual stages: chunks of layers that each pipeline stage holds.")
-]
 
 
 @app.callback()
@@ -56,10 +27,10 @@ def _before() -> None:
 
 @app.command()
 def inspect(
-    path: _Source,
+    path: shared.Source,
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor too.")] = False,
-    source_format: _From = None,
-    family: _Family = None,
+    source_format: shared.From = None,
+    family: shared.Family = None,
     as_json: console.JSON = False,
 ) -> None:
     """Show what a checkpoint is, without reading its tensors.
@@ -119,13 +90,14 @@ def inspect(
 
 @app.command()
 def merge(
-    path: _Source,
-    out: _Output,
-    dtype: _Dtype = None,
-    source_format: _From = None,
-    family: _Family = None,
-    strict: _Strict = False,
-    force: _Force = False,
+    path: shared.Source,
+    out: shared.Output,
+    dtype: shared.Dtype = None,
+    source_format: shared.From = None,
+    family: shared.Family = None,
+    strict: shared.Strict = False,
+    workers: shared.Workers = 1,
+    force: shared.Force = False,
     as_json: console.JSON = False,
 ) -> None:
     """Write a checkpoint, however it is cut, as one model: safetensors under global names, mcc.json, the tokenizer.
@@ -133,32 +105,29 @@ def merge(
     Example: [cyan]mcc ckpt merge runs/small merged[/]
     """
     from mcc.ckpt.convert import merge
+    from mcc.ckpt.format import WriteOptions
 
-    done = merge(
-        path,
-        out,
-        dtype=dtype,
-        reading=_reading(source_format, family, strict),
-        force=force,
-        reporter=console.reporter(),
-    )
-    _show(done, as_json)
+    options = WriteOptions(dtype=dtype, workers=workers)
+    reading = shared.reading_of(source_format, family, strict)
+    done = merge(path, out, options=options, reading=reading, force=force, reporter=console.reporter())
+    shared.show(done, as_json)
 
 
 @app.command()
 def split(
-    path: _Source,
-    out: _Output,
-    tp: _TP,
-    pp: _PP,
-    vpp: _VPP = 1,
-    to: _To = "megatron",
-    megatron_version: _Version = 3.0,
-    dtype: _Dtype = None,
-    source_format: _From = None,
-    family: _Family = None,
-    strict: _Strict = False,
-    force: _Force = False,
+    path: shared.Source,
+    out: shared.Output,
+    tp: shared.TP,
+    pp: shared.PP,
+    vpp: shared.VPP = 1,
+    to: shared.To = "megatron",
+    megatron_version: shared.Version = 3.0,
+    dtype: shared.Dtype = None,
+    source_format: shared.From = None,
+    family: shared.Family = None,
+    strict: shared.Strict = False,
+    workers: shared.Workers = 1,
+    force: shared.Force = False,
     as_json: console.JSON = False,
 ) -> None:
     """Cut a checkpoint for TP x PP ranks. `mcc ckpt merge` is the inverse, byte for byte.
@@ -168,28 +137,29 @@ def split(
     from mcc.ckpt.convert import split
     from mcc.ckpt.format import WriteOptions
 
-    options = WriteOptions(vpp=vpp, dtype=dtype, megatron_version=megatron_version)
-    reading = _reading(source_format, family, strict)
+    options = WriteOptions(vpp=vpp, dtype=dtype, megatron_version=megatron_version, workers=workers)
+    reading = shared.reading_of(source_format, family, strict)
     done = split(path, out, tp, pp, to, options, reading=reading, force=force, reporter=console.reporter())
-    _show(done, as_json)
+    shared.show(done, as_json)
 
 
 @app.command()
 def reshard(
-    path: _Source,
-    out: _Output,
-    tp: _TP,
-    pp: _PP,
-    vpp: _VPP = 1,
+    path: shared.Source,
+    out: shared.Output,
+    tp: shared.TP,
+    pp: shared.PP,
+    vpp: shared.VPP = 1,
     megatron_version: Annotated[
         float | None,
         typer.Option("--megatron-version", metavar="0|1|2|3", help="Another version.", show_default="as stored"),
     ] = None,
-    dtype: _Dtype = None,
-    source_format: _From = None,
-    family: _Family = None,
-    strict: _Strict = False,
-    force: _Force = False,
+    dtype: shared.Dtype = None,
+    source_format: shared.From = None,
+    family: shared.Family = None,
+    strict: shared.Strict = False,
+    workers: shared.Workers = 1,
+    force: shared.Force = False,
     as_json: console.JSON = False,
 ) -> None:
     """Cut a checkpoint for another layout, in its own format and with its optimizer state (mcc, megatron).
@@ -198,29 +168,30 @@ def reshard(
     """
     from mcc.ckpt.convert import reshard
 
-    changes = {"vpp": vpp, "megatron_version": megatron_version, "dtype": dtype}
-    reading = _reading(source_format, family, strict)
+    changes = {"vpp": vpp, "megatron_version": megatron_version, "dtype": dtype, "workers": workers}
+    reading = shared.reading_of(source_format, family, strict)
     done = reshard(path, out, tp, pp, changes, reading=reading, force=force, reporter=console.reporter())
-    _show(done, as_json)
+    shared.show(done, as_json)
 
 
 @app.command()
 def convert(
-    path: _Source,
-    out: _Output,
-    to: _To,
-    dtype: _Dtype = None,
-    tp: _TP = 1,
-    pp: _PP = 1,
-    vpp: _VPP = 1,
-    megatron_version: _Version = 3.0,
+    path: shared.Source,
+    out: shared.Output,
+    to: shared.To,
+    dtype: shared.Dtype = None,
+    tp: shared.TP = 1,
+    pp: shared.PP = 1,
+    vpp: shared.VPP = 1,
+    megatron_version: shared.Version = 3.0,
     hf_bin: Annotated[
         bool, typer.Option("--hf-bin", help="Hugging Face: pytorch_model.bin instead of safetensors.")
     ] = False,
-    source_format: _From = None,
-    family: _Family = None,
-    strict: _Strict = False,
-    force: _Force = False,
+    source_format: shared.From = None,
+    family: shared.Family = None,
+    strict: shared.Strict = False,
+    workers: shared.Workers = 1,
+    force: shared.Force = False,
     as_json: console.JSON = False,
 ) -> None:
     """Write a checkpoint in another format.
@@ -234,57 +205,43 @@ def convert(
     from mcc.ckpt.convert import convert
     from mcc.ckpt.format import WriteOptions
 
-    options = WriteOptions(tp=tp, pp=pp, vpp=vpp, dtype=dtype, megatron_version=megatron_version, hf_bin=hf_bin)
-    reading = _reading(source_format, family, strict)
+    options = WriteOptions(
+        tp=tp, pp=pp, vpp=vpp, dtype=dtype, megatron_version=megatron_version, workers=workers, hf_bin=hf_bin
+    )
+    reading = shared.reading_of(source_format, family, strict)
     done = convert(path, out, to, options, reading=reading, force=force, reporter=console.reporter())
-    _show(done, as_json)
+    shared.show(done, as_json)
 
 
 @app.command()
 def prune(
-    path: _Source,
-    out: _Output,
+    path: shared.Source,
+    out: shared.Output,
     average: Annotated[
         int, typer.Option("--average", metavar="K", min=1, help="Average the run's last K checkpoints, in float32.")
     ] = 1,
     to: Annotated[
         str | None, typer.Option("--to", metavar="FORMAT", help="Format to write.", show_default="that of PATH")
     ] = None,
-    dtype: _Dtype = None,
-    source_format: _From = None,
-    family: _Family = None,
-    strict: _Strict = False,
-    force: _Force = False,
+    dtype: shared.Dtype = None,
+    source_format: shared.From = None,
+    family: shared.Family = None,
+    strict: shared.Strict = False,
+    workers: shared.Workers = 1,
+    force: shared.Force = False,
     as_json: console.JSON = False,
 ) -> None:
     """Write the weights alone, without the optimizer: of one checkpoint, or the average of a run's last ones.
 
     Example: [cyan]mcc ckpt prune runs/small averaged --average 3[/]
     """
+    from mcc.ckpt.format import WriteOptions
     from mcc.ckpt.prune import prune
 
-    reading = _reading(source_format, family, strict)
-    done = prune(
-        path, out, average=average, to=to, dtype=dtype, reading=reading, force=force, reporter=console.reporter()
-    )
-    _show(done, as_json)
-
-
-def _reading(source_format: str | None, family: str | None, strict: bool) -> Reading:
-    from mcc.ckpt.convert import Reading
-
-    return Reading(format=source_format, family=family, strict=strict)
-
-
-def _show(done: WriteReport, as_json: bool) -> None:
-    if as_json:
-        console.print_json(done)
-    else:
-        console.table(
-            f"Wrote {done.path}",
-            ("format", "tensors", "MB", "left out"),
-            [(done.format, done.tensors, round(done.size_bytes / 1e6, 3), ", ".join(done.dropped) or "nothing")],
-        )
+    reading = shared.reading_of(source_format, family, strict)
+    options = WriteOptions(dtype=dtype, workers=workers)
+    done = prune(path, out, options, average=average, to=to, reading=reading, force=force, reporter=console.reporter())
+    shared.show(done, as_json)
 
 
 app.command()(ckpt_compare.diff)

@@ -9,6 +9,7 @@ import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +25,7 @@ JSON = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 # Where stdout is no terminal nothing should be cut or folded: a reader (grep, a file) has no width.
 _UNBOUNDED_COLUMNS = 1000
+_BYTES = ("B", "kB", "MB", "GB", "TB")
 
 
 def reporter() -> Reporter:
@@ -87,6 +89,21 @@ def cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
     return str(value)
+
+
+def count(done: float, total: float | None = None, unit: str = "") -> str:
+    """How much of something is done, for a progress bar; bytes (unit `B`) in the total's own power of 1000.
+
+    >>> count(1200, 5000, "docs"), count(1200, None, "docs"), count(2.5e9, 1.03e10, "B")
+    ('1,200/5,000 docs', '1,200 docs', '2.5/10.3 GB')
+    """
+    digits = 0
+    if unit == "B":
+        power = min(int(math.log10(max(total or done, 1)) / 3), len(_BYTES) - 1)
+        unit, digits = _BYTES[power], min(power, 1)
+        done, total = done / 1000**power, None if total is None else total / 1000**power
+    of = "" if total is None else f"/{total:,.{digits}f}"
+    return f"{done:,.{digits}f}{of} {unit}".rstrip()
 
 
 class Quiet(Silent):
@@ -157,11 +174,15 @@ def _progress() -> Progress:
     from rich.text import Text
 
     class Count(ProgressColumn):
-        """`1,200/5,000 docs`, or `1,200 docs` when the total is unknown."""
+        def render(self, task: Bar) -> Text:
+            return Text(count(task.completed, task.total, task.fields["unit"]), style="progress.download")
+
+    class Left(ProgressColumn):
+        """How long it will take from now on, at the speed of the last while."""
 
         def render(self, task: Bar) -> Text:
-            of = "" if task.total is None else f"/{task.total:,.0f}"
-            return Text(f"{task.completed:,.0f}{of} {task.fields['unit']}".rstrip(), style="progress.download")
+            seconds = None if task.finished else task.time_remaining
+            return Text("" if seconds is None else f"ETA {timedelta(seconds=int(seconds))}", style="progress.remaining")
 
     return Progress(
         SpinnerColumn(finished_text=" "),
@@ -169,6 +190,7 @@ def _progress() -> Progress:
         BarColumn(bar_width=24),
         Count(),
         TimeElapsedColumn(),
+        Left(),
         TextColumn("{task.fields[text]}", markup=False),
         console=Console(stderr=True),
     )

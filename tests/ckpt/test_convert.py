@@ -80,15 +80,39 @@ def test_failure_half_way_leaves_nothing(merged: Path, tmp_path: Path, monkeypat
     assert [entry.name for entry in tmp_path.iterdir()] == ["merged"]
 
 
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+@pytest.mark.parametrize("name", [name for name, plugin in formats.all() if not plugin.read_only])
+def test_room_is_counted_as_it_is_written(tmp_path: Path, name: str, dtype: str | None) -> None:
+    """Optimizer state, exact copies of 16-bit weights, what each tensor-parallel rank has alike, padding."""
+    plugin = formats.get(name)()
+    layout = {"tp": 2, "pp": 2} if plugin.layouts else {}
+    options = WriteOptions(dtype=dtype, **layout)
+    source = InMemory(slots=("exp_avg", "exp_avg_sq"))
+    done = plugin.write(source, tmp_path / "out", options)
+    assert plugin.size_bytes(source, options) == done.size_bytes
+    held = sum(file.stat().st_size for file in (tmp_path / "out").rglob("*") if file.is_file())
+    assert done.size_bytes < held < done.size_bytes + 200_000  # what describes them
+    weights = sum(math.prod(shape) for shape in source.shapes().values())
+    if plugin.layouts:
+        assert done.size_bytes > weights * (2 if dtype else 4) + 2 * weights * 4
+
+
 def test_full_disk_is_noticed_before_writing(merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    need = inspect(merged).size_bytes
+    left = tmp_path / ".out.partial"  # of a killed run
+    left.mkdir()
+    (left / "half").write_text("x")
 
     class Usage:
-        free = need - 1
+        free = inspect(merged).size_bytes - 1
 
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: Usage)
-    with pytest.raises(MccError, match="GB free"):
+    def usage(path: Path) -> type[Usage]:
+        assert not left.exists()
+        return Usage
+
+    monkeypatch.setattr(module.shutil, "disk_usage", usage)
+    with pytest.raises(MccError, match=r"has 0\.00 GB free; the output's tensors take 0\.00 GB"):
         convert(merged, tmp_path / "out", "hf")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["merged"]
     convert(merged, tmp_path / "out", "hf", WriteOptions(dtype="bfloat16"))  # half the size fits
 
 

@@ -42,7 +42,7 @@ def test_the_optimizer_is_left_out(tmp_path: Path) -> None:
     assert_same_tensors(open_checkpoint(tmp_path / "lean"), model)
     sizes = [sum(file.stat().st_size for file in (tmp_path / which).rglob("*.distcp")) for which in ("run", "lean")]
     assert sizes[1] < 0.4 * sizes[0]  # one of three copies
-    assert prune(tmp_path / "lean", tmp_path / "st", to="mcc-safetensors", dtype="bf16").dropped == ()
+    assert prune(tmp_path / "lean", tmp_path / "st", WriteOptions(dtype="bf16"), to="mcc-safetensors").dropped == ()
     assert set(inspect(tmp_path / "st").dtypes) == {"bfloat16"}
 
 

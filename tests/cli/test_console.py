@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -94,3 +96,21 @@ def test_ranks_other_than_0_are_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     assert console.reporter() is SILENT
     monkeypatch.setenv("RANK", "0")
     assert isinstance(console.reporter(), console.Quiet)
+
+
+def test_bytes_and_the_time_left() -> None:
+    from rich.console import Console
+
+    progress, clock = console._progress(), iter(range(1000))
+    progress.get_time = lambda: float(next(clock))  # type: ignore[method-assign]
+    handle = progress.add_task("write", total=1.03e10, unit="B", text="")
+    for _ in range(5):
+        progress.advance(handle, 1e9)
+    shown = io.StringIO()
+    Console(file=shown, width=200).print(progress.make_tasks_table(progress.tasks))
+    assert "5.0/10.3 GB" in shown.getvalue()
+    assert re.search(r"ETA 0:00:\d\d", shown.getvalue())
+    progress.advance(handle, 5.3e9)
+    shown = io.StringIO()
+    Console(file=shown, width=200).print(progress.make_tasks_table(progress.tasks))
+    assert "ETA" not in shown.getvalue()

@@ -11,6 +11,7 @@ Names and layouts are those of transformers' GPT-2, so that projections are `Con
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -137,6 +138,13 @@ class Acsgd(Format):
 
     def open(self, path: Path) -> Source:
         return _Acsgd(path)
+
+    def size_bytes(self, source: Source, options: WriteOptions) -> int:
+        config, stored = source.meta.config, source.dtypes()[TOKENS]
+        again = families.get(config.family)().tied(config)  # the output layer is always there
+        wanted = dtype_named(options.dtype) if options.dtype is not None else stored
+        rows = source.shapes()[TOKENS]
+        return super().size_bytes(source, options) + again * math.prod(rows) * wanted.itemsize
 
     def write_files(self, source: Source, folder: Path, options: WriteOptions, reporter: Reporter) -> tuple[int, int]:
         config = source.meta.config

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -76,6 +76,15 @@ class _Native(Source):
         return pad_rows(self.folder.read(f"{OPTIMIZER}{slot}.{name}"), self._shapes[name][0])
 
 
+class _Entry(NamedTuple):
+    """A tensor to write: its global name, the optimizer's slot (None: the weight itself), dtype and padded shape."""
+
+    name: str
+    slot: str | None
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
 class Native(Format):
     """What `mcc train` saves: torch.distributed.checkpoint under global names."""
 
@@ -98,31 +107,38 @@ class Native(Format):
         stored = source.dtypes()
         return {name: wanted or (exact if exact and of.is_floating_point else of) for name, of in stored.items()}
 
+    def entries(self, source: Source, options: WriteOptions) -> dict[str, _Entry]:
+        """What is written, by key."""
+        config = source.meta.config
+        padded = padded_shapes(config, config.padded_vocab_size(options.tp))
+        padded |= trained_shapes(source.shapes(), config, Path(self.name))
+        weights = self.weights_of(source, None if options.dtype is None else dtype_named(options.dtype))
+        entries = {MODEL + name: _Entry(name, None, weights[name], shape) for name, shape in padded.items()}
+        for slot in source.slots():
+            if slot != MASTER:  # moments keep their precision whatever the weights' dtype
+                for name, shape in padded.items():
+                    entries[f"{OPTIMIZER}{slot}.{name}"] = _Entry(name, slot, torch.float32, shape)
+        return entries
+
+    def size_bytes(self, source: Source, options: WriteOptions) -> int:
+        entries = self.entries(source, options).values()
+        return sum(math.prod(entry.shape) * entry.dtype.itemsize for entry in entries)
+
     def write_files(self, source: Source, folder: Path, options: WriteOptions, reporter: Reporter) -> tuple[int, int]:
         config = source.meta.config
         check_layout(config, options.tp, options.pp, options.vpp)
-        padded = padded_shapes(config, config.padded_vocab_size(options.tp))
-        padded |= trained_shapes(source.shapes(), config, folder)
-        wanted = None if options.dtype is None else dtype_named(options.dtype)
-        weights = self.weights_of(source, wanted)
-        readers = {MODEL + name: (lambda name: source.read_as(name, weights[name]), name) for name in padded}
-        entries = {MODEL + name: (weights[name], shape) for name, shape in padded.items()}
-        for slot in source.slots():
-            if slot == MASTER:
-                continue
-            for name, shape in padded.items():
-                key = f"{OPTIMIZER}{slot}.{name}"
-                readers[key] = (lambda name, slot=slot: source.read_slot(slot, name), name)  # type: ignore[misc]
-                entries[key] = (torch.float32, shape)  # moments keep their precision whatever the weights' dtype
+        entries = self.entries(source, options)
 
         def read(key: str) -> Tensor:
-            reader, name = readers[key]
-            return pad_rows(cast(reader(name), entries[key][0], name), entries[key][1][0])
+            name, slot, dtype, shape = entries[key]
+            whole = source.read_as(name, dtype) if slot is None else source.read_slot(slot, name)
+            return pad_rows(cast(whole, dtype, name), shape[0])
 
         checkpoint = folder / folder_name(source.meta.iteration)
-        size = sum(math.prod(shape) * dtype.itemsize for dtype, shape in entries.values())
+        size = self.size_bytes(source, options)
+        stored = {key: (entry.dtype, entry.shape) for key, entry in entries.items()}
         with reporter.task("write", size, "B") as task:
-            sums = write_dcp(checkpoint, entries, read, options.workers, task.advance)
+            sums = write_dcp(checkpoint, stored, read, options.workers, task.advance)
         copied = copy_tokenizer(source.meta.tokenizer, checkpoint)
         extra = {
             "consumed_samples": source.meta.extra.get("consumed_samples", 0),
@@ -142,7 +158,7 @@ class Native(Format):
         write_manifest(checkpoint, self.name, meta)
         add_sums(checkpoint, sums)
         write_text(folder / LATEST, checkpoint.name + "\n")
-        return len(padded), size
+        return sum(entry.slot is None for entry in entries.values()), size
 
 
 def newest(path: Path) -> Path:

@@ -14,7 +14,7 @@ from mcc.ckpt.format import Format, WriteOptions
 from mcc.ckpt.layout import check_layout
 from mcc.ckpt.megatron_args import require_megatron
 from mcc.ckpt.megatron_read import MegatronSource
-from mcc.ckpt.megatron_write import write_ranks
+from mcc.ckpt.megatron_write import size_of, write_ranks
 from mcc.ckpt.source import Source, expected_shapes
 from mcc.ckpt.tokenizer_files import copy_tokenizer
 from mcc.core.events import Reporter
@@ -40,11 +40,18 @@ class Megatron(Format):
         trained = (f"the codecs that were trained with the model ({', '.join(codecs)})",) if codecs else ()
         return (*source.meta.unread, *trained)
 
+    def size_bytes(self, source: Source, options: WriteOptions) -> int:
+        self._check(source, options)
+        return size_of(source, options)
+
+    def _check(self, source: Source, options: WriteOptions) -> None:
+        config = source.meta.config
+        require_megatron(families.get(config.family)(), config, tree.version_named(options.megatron_version))
+        check_layout(config, options.tp, options.pp, options.vpp)
+
     def write_files(self, source: Source, folder: Path, options: WriteOptions, reporter: Reporter) -> tuple[int, int]:
         meta, config = source.meta, source.meta.config
-        version = tree.version_named(options.megatron_version)
-        require_megatron(families.get(config.family)(), config, version)
-        check_layout(config, options.tp, options.pp, options.vpp)
+        self._check(source, options)
         size = write_ranks(source, folder / tree.iteration_folder(meta.iteration), options, reporter)
         copy_tokenizer(meta.tokenizer, folder)
         (folder / tree.TRACKER).write_text(str(meta.iteration or "release") + "\n", encoding="utf-8")
