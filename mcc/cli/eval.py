@@ -158,7 +158,7 @@ def perplexity(
     """
     from mcc.ckpt.source import Layout
     from mcc.eval.launch import on_ranks
-    from mcc.eval.perplexity import DEFAULT_OVERLAP, PerplexityReport, perplexity
+    from mcc.eval.perplexity import PerplexityReport, perplexity
     from mcc.eval.scorer import DEFAULT_BATCH_TOKENS
 
     shared: dict[str, Any] = {
@@ -167,12 +167,15 @@ def perplexity(
         "batch_tokens": batch_tokens or DEFAULT_BATCH_TOKENS, "tokenizer": tokenizer, "device": device,
     }  # fmt: skip
     if lambada is not None:
+        idle = {"--overlap": overlap, "--detokenize": detokenize, "--no-word-level": not word_level}
+        for flag in (flag for flag, given in idle.items() if given):
+            raise UsageError(f"{flag} with --lambada: only the end of each passage is scored", f"drop {flag}")
         _lambada(lambada, as_json, codec_ways(codec), shared)
         return
     reports: dict[str, PerplexityReport] = {
         way: on_ranks(
             perplexity,
-            overlap=overlap or DEFAULT_OVERLAP,
+            overlap=overlap,
             word_level=word_level,
             detokenize=detokenize,
             **shared,

@@ -54,6 +54,8 @@ def compare(
 
     if len(what) < 2:
         raise UsageError("a comparison needs two or more", "mcc eval compare A B ...")
+    if image is not None:
+        comparing.image_kind(image)  # before anything is scored
     scored = [comparing.is_scored(path) for path in what]
     if not all(scored) and names is None:
         missing = what[scored.index(False)]

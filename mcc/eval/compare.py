@@ -110,6 +110,18 @@ def _line(task: str, metric: str, reports: Sequence[dict[str, Any]]) -> Line:
     )
 
 
+def image_kind(file: str | Path) -> str:
+    """The format that the name of an image asks for.
+
+    Raises:
+        UsageError: it is none of .png, .svg and .pdf.
+    """
+    kind = Path(file).suffix.lower().removeprefix(".")
+    if kind not in ("png", "svg", "pdf"):
+        raise UsageError(f"--plot {file}: no image of the kind {kind!r}", "a name that ends in .png, .svg or .pdf")
+    return kind
+
+
 def plot(comparison: Comparison, file: str | Path) -> None:
     """Bars with standard errors, a panel for each metric of each task, as the image `file` (.png, .svg or .pdf).
 
@@ -120,6 +132,9 @@ def plot(comparison: Comparison, file: str | Path) -> None:
     from matplotlib.figure import Figure
 
     lines, names = comparison.lines, comparison.names
+    if not lines:
+        raise MccError("there is no score to draw", "score a task: mcc eval zero-shot CKPT --tasks NAME --out DIR")
+    kind = image_kind(file)
     columns = min(_COLUMNS, len(lines))
     rows = -(-len(lines) // columns)
     figure = Figure(figsize=(3.4 * columns, 0.9 + rows * (1.0 + 0.32 * len(names))), layout="constrained")
@@ -136,8 +151,5 @@ def plot(comparison: Comparison, file: str | Path) -> None:
         panel.set_ylim(len(names) - 0.4, -0.6)
         arrow = {True: " (higher is better)", False: " (lower is better)", None: ""}[line.higher_is_better]
         panel.set_title(f"{line.task}: {line.metric}{arrow}", fontsize=9)
-    kind = Path(file).suffix.lower().removeprefix(".")
-    if kind not in ("png", "svg", "pdf"):
-        raise UsageError(f"--plot {file}: no image of the kind {kind!r}", "a name that ends in .png, .svg or .pdf")
     with atomic_path(file) as path:
         figure.savefig(path, format=kind, dpi=150)

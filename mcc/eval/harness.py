@@ -97,6 +97,7 @@ class MccLM(TemplateLM):
         self, requests: list[Request], disable_tqdm: bool = True, **_: Any
     ) -> list[tuple[float, bool]]:
         spans = [self._span(context, continuation) for _, context, continuation in requests]
+        self._warn_of_cut(sum(len(a) + len(b) > self.max_length + 1 for _, a, b in requests), len(requests))
         keys = [self.answers.key("log-likelihood", span.inputs, span.targets) for span in spans]
         known = [self.answers.get(key) for key in keys]
         results = [(0.0, False) if answer is None else (float(answer[0]), bool(answer[1])) for answer in known]
@@ -110,6 +111,13 @@ class MccLM(TemplateLM):
                 task.advance()
         self.answers.flush()
         return results
+
+    def _warn_of_cut(self, cut: int, requests: int) -> None:
+        if cut:
+            self.reporter.warn(
+                f"{cut} of {requests} requests are longer than the model's context of {self.max_length}: "
+                "their beginnings are not read"
+            )
 
     def _span(self, context: list[int], continuation: list[int]) -> Span:
         """The last `max_length` tokens of the context and all of the continuation but its last one are read."""
@@ -147,7 +155,7 @@ class MccLM(TemplateLM):
         results = [self.answers.get(key) or "" for key in keys]
         rest = [index for index, key in enumerate(keys) if self.answers.get(key) is None]
         jobs = [self._job(requests[index]) for index in rest]
-        batches = Batches(self.scorer.model, self.tokenizer, self.scorer.place)
+        batches = Batches(self.scorer.model, self.tokenizer, self.scorer.place, alike=self.scorer.alike)
         with self.reporter.task("generate", total=len(requests), unit="requests") as task:
             task.advance(len(requests) - len(rest))
             for at, (ended,) in batches.run(jobs, Decoding(), self.scorer.batch_tokens):

@@ -152,7 +152,7 @@ def find_device(name: str | None = None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):  # torch without CUDA asserts
+        torch.empty(1, device=device).item()  # a device without memory, `meta`, has no numbers
+    except (RuntimeError, AssertionError, NotImplementedError):  # torch without CUDA asserts
         raise UsageError(f"no device {name!r} in this machine", "--device cpu") from None
     return device

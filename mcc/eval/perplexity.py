@@ -80,7 +80,7 @@ def perplexity(
     checkpoint: str | Path,
     file: str | Path,
     *,
-    overlap: int = DEFAULT_OVERLAP,
+    overlap: int | None = None,
     word_level: bool = True,
     detokenize: str | None = None,
     field: str = "text",
@@ -98,8 +98,8 @@ def perplexity(
         checkpoint: where the model is.
         file: a plain text, or documents as JSONL (`.jsonl`, `.json`), each scored for itself after an end-of-text
             token.
-        overlap: tokens by which windows advance, 1 to the model's context. The context makes them disjoint: fastest,
-            and an upper bound. Megatron-LM calls it `--overlapping-eval`.
+        overlap: tokens by which windows advance, 1 to the model's context [32]. The context makes them disjoint:
+            fastest, and an upper bound. Megatron-LM calls it `--overlapping-eval`.
         word_level: count words, for the word-level perplexity.
         detokenize: `wikitext` for the WikiText files. Words are then counted as Megatron-LM does, between single
             spaces, so that a line end is one; otherwise they stand between white space.
@@ -136,7 +136,7 @@ def perplexity_of(
     loaded: Loaded,
     file: Path,
     *,
-    overlap: int = DEFAULT_OVERLAP,
+    overlap: int | None = None,
     word_level: bool = True,
     detokenize: str | None = None,
     field: str = "text",
@@ -146,6 +146,8 @@ def perplexity_of(
     """`perplexity` of a model in memory."""
     start = time.perf_counter()
     scorer = Scorer(loaded.model, batch_tokens, loaded.place, sharing=False, alike=bool(loaded.coding))
+    if overlap is None:
+        overlap = min(DEFAULT_OVERLAP, scorer.max_length)
     if not 1 <= overlap <= scorer.max_length:
         raise UsageError(
             f"overlap = {overlap} must be from 1 to the model's context of {scorer.max_length}",

@@ -220,6 +220,7 @@ def join(layout: Layout | None = None, device: torch.device | None = None) -> Pl
     shared = False
     if device.type == "cuda":
         device = torch.device("cuda", ranks.local_rank % torch.cuda.device_count())
+        torch.cuda.set_device(device)
         shared = torch.cuda.device_count() < ranks.local_world_size
     meet = os.environ.get(RENDEZVOUS)
     if not dist.is_initialized():

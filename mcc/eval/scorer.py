@@ -151,7 +151,8 @@ class Scorer:
             picked.append(self._log_probabilities(logits_NV, targets).double())
             greedy.append(self._most_likely(logits_NV) == targets)
         lengths = [len(span.targets) for span in spans]
-        parts = zip(torch.cat(picked).split(lengths), torch.cat(greedy).split(lengths), strict=True)
+        # To the host at once: on a GPU every number that is asked for alone waits for all work.
+        parts = zip(torch.cat(picked).cpu().split(lengths), torch.cat(greedy).cpu().split(lengths), strict=True)
         return [Score(float(values.sum()), bool(equal.all())) for values, equal in parts]
 
     def _next(self, rows_ND: Tensor) -> list[int]:

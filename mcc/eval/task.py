@@ -145,8 +145,11 @@ def records(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 continue
             try:
                 record = json.loads(line)
-            except ValueError as error:
-                raise MccError(f"{file}:{number}: not JSON: {error}", "one JSON object a line, UTF-8") from None
+            except json.JSONDecodeError as error:
+                at = f"{error.msg} at column {error.colno}"
+                raise MccError(f"{file}:{number}: not JSON: {at}", "one JSON object a line, UTF-8") from None
+            except UnicodeDecodeError as error:
+                raise MccError(f"{file}:{number}: not JSON: {error.reason}", "one JSON object a line, UTF-8") from None
             if not isinstance(record, dict):
                 raise MccError(f"{file}:{number}: not a JSON object: {_short(record)}", "one JSON object a line")
             yield number, record

@@ -37,7 +37,8 @@ def test_zero_shot(
     words = ("zero-shot", checkpoint, "--tasks", "lambada,piqa", "--task-file", f"lambada={task_file}")
     words = (*words, "--task-file", f"piqa={piqa}", "--limit", 9, "--out", tmp_path / "out")
     code, out, err = run(capsys, *words, "--json")
-    assert (code, err) == (0, "")
+    assert code == 0
+    assert err == "warning: 7 of 9 requests are longer than the model's context of 48: their beginnings are not read\n"
     report = json.loads(out)
     assert report["results"]["lambada"]["samples"] == 9
     assert report["results"]["piqa"]["metrics"]["acc"]["stderr"] is not None
@@ -59,6 +60,12 @@ def test_perplexity(checkpoint: Path, corpus: str, tmp_path: Path, capsys: pytes
     assert code == 0 and "perplexity of a token" in out and "of a word" not in out
 
 
+def test_flags_without_effect(checkpoint: Path, task_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for flags in (("--overlap", 4), ("--detokenize", "wikitext"), ("--no-word-level",)):
+        code, out, err = run(capsys, "perplexity", checkpoint, task_file, "--lambada", "both", *flags)
+        assert (code, out) == (2, "") and f"error: {flags[0]} with --lambada" in err
+
+
 @pytest.mark.parametrize(
     ("words", "code", "line"),
     [
@@ -71,6 +78,7 @@ def test_perplexity(checkpoint: Path, corpus: str, tmp_path: Path, capsys: pytes
         (("--tasks", "lambada", "--task-file", "FILE", "--limit", "0"), 2, "--limit"),
         (("--tasks", "lambada", "--task-file", "FILE", "--tokenizer", "none.json"), 1, "no such tokenizer: none.json"),
         (("--tasks", "lambada", "--task-file", "FILE", "--device", "gpu"), 2, "no device 'gpu'"),
+        (("--tasks", "lambada", "--task-file", "FILE", "--device", "meta"), 2, "no device 'meta'"),
     ],
 )
 def test_wrong_input_is_one_line(

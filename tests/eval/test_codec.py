@@ -13,6 +13,9 @@ from mcc.ckpt.convert import convert
 from mcc.ckpt.source import Layout, Meta
 from mcc.cli.main import main
 from mcc.core.errors import UsageError
+from mcc.eval.generation.decoding import Decoding
+from mcc.eval.generation.generate import complete
+from mcc.eval.generation.records import Prompt
 from mcc.eval.loading import load
 from mcc.eval.perplexity import perplexity
 from mcc.models.base.config import ModelConfig
@@ -82,6 +85,32 @@ def test_sums_go_through_their_codec(trained: Any, corpus: str, tmp_path: Path) 
     assert coded.loss == pytest.approx(again.loss, abs=1e-6)
     with pytest.raises(UsageError, match="the run compressed sums over 2 tensor-parallel ranks, and here are 1"):
         perplexity(lossy, file, codecs=forward_codecs)
+
+
+def texts(
+    checkpoint: Path, prompts: list[str], batch_tokens: int, layout: Layout, codecs: Any = forward_codecs
+) -> list[tuple[list[int], float]]:
+    loaded = load(checkpoint, layout=layout, codecs=codecs)
+    with loaded.leading():
+        given, decoding = [Prompt(prompt) for prompt in prompts], Decoding(max_new_tokens=6, ignore_eos=True)
+        return [(one.tokens, one.log_likelihood) for one in complete(loaded, given, decoding, batch_tokens)]
+
+
+def test_texts_go_through_codecs(trained: Any, passages: list[str]) -> None:
+    """A prompt as one row without padding, then each new token: batches and layouts change nothing."""
+    prompts = [text[:20] for text in passages[:4]]
+    for compress, layout in ((BOUNDARY, Layout(pp=2)), ("tp.forward=quantize:bits=3", Layout(tp=2))):
+        run = trained(compress, tp=layout.tp, pp=layout.pp)
+        asked: dict[str, Any] = {"checkpoint": run, "prompts": prompts, "layout": layout, "batch_tokens": 1000}
+        together, alone = on_places(2, (texts, asked), (texts, {**asked, "batch_tokens": 1}))
+        assert [tokens for tokens, _ in together] == [tokens for tokens, _ in alone]
+        assert [value for _, value in together] == pytest.approx([value for _, value in alone], abs=1e-4)
+        plain = texts(run, prompts, 1000, Layout(), codecs=None)
+        assert all(abs(a - b) > 1e-3 for (_, a), (_, b) in zip(together, plain, strict=True))
+        if layout.tp == 1:
+            here = texts(run, prompts, 1000, Layout())
+            assert [tokens for tokens, _ in together] == [tokens for tokens, _ in here]
+            assert [value for _, value in together] == pytest.approx([value for _, value in here], abs=1e-4)
 
 
 def test_the_command(trained: Any, corpus: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,3 +62,7 @@ def test_wrong_input(tmp_path: Path) -> None:
         read_results(tmp_path)
     with pytest.raises(UsageError, match="no image of the kind 'txt'"):
         plot(compare(["a", "b"], [A, B]), tmp_path / "x.txt")
+    with pytest.raises(MccError, match="there is no score to draw"):
+        plot(compare(["a", "b"], [{"results": {}}] * 2), tmp_path / "x.png")
+    # Before anything is scored.
+    assert main(["eval", "compare", "missing", "none", "--tasks", "piqa", "--plot", "x.bmp"]) == 2

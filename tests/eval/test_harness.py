@@ -90,6 +90,21 @@ def test_greedy_generation_is_that_of_transformers(
     assert any(ours), "nothing was generated"
 
 
+def test_generation_reads_each_token_once(loaded: Loaded, passages: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys and values of what was read are kept: after the prompts every pass reads one new token a row."""
+    widths = []
+    hidden = type(loaded.model).hidden
+
+    def watched(self: Any, x: Any, *rest: Any) -> Any:
+        widths.append(x.shape[1])
+        return hidden(self, x, *rest)
+
+    monkeypatch.setattr(type(loaded.model), "hidden", watched)
+    made = requests("generate_until", [(text[:40], {"max_gen_toks": 12, "until": []}) for text in passages[:4]])
+    MccLM(loaded.model, loaded.tokenizer).generate_until(made)
+    assert widths[0] > 1 and widths[1:] == [1] * 11
+
+
 def test_generation_refuses_what_it_cannot_do(loaded: Loaded) -> None:
     lm = MccLM(loaded.model, loaded.tokenizer)
     with pytest.raises(MccError, match="sampling"):

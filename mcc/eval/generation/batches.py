@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -74,12 +75,14 @@ class Batches:
     Args:
         model, tokenizer, place: as `mcc.eval.loading.Loaded` has them.
         stream: is told new characters as they come; on the leader alone.
+        alike: batch only prompts of one length, without padding: for codecs, which see it.
     """
 
     model: Stage
     tokenizer: TextTokenizer
     place: Place = field(default_factory=Place)
     stream: Callable[[str], None] | None = None
+    alike: bool = False
 
     def __post_init__(self) -> None:
         self._reader = Reader(self.model, self.place)
@@ -93,7 +96,7 @@ class Batches:
             decoding: how tokens are chosen.
             batch_tokens: most tokens that are kept at a time, prompts and continuations; one job always fits.
         """
-        batches = list(_arranged(jobs, decoding.beams, batch_tokens))
+        batches = list(_arranged(jobs, decoding.beams, batch_tokens, self.alike))
         replicas = self.place.layout.dp
         for first in range(0, len(batches), replicas):
             part = batches[first : first + replicas]
@@ -116,14 +119,17 @@ class Batches:
         return [[_ended(text) for text in one] for one in best]
 
 
-def _arranged(jobs: Sequence[Job], rows: int, batch_tokens: int) -> Iterator[list[int]]:
+def _arranged(jobs: Sequence[Job], rows: int, batch_tokens: int, alike: bool) -> Iterator[list[int]]:
     """Indices of jobs of like length, the longest first: what does not fit the memory says so at once."""
-    order = sorted(range(len(jobs)), key=lambda i: -jobs[i].length)
+    order = sorted(range(len(jobs)), key=lambda i: (-jobs[i].length, -len(jobs[i].prompt)))
     at = 0
     while at < len(order):
         count = max(1, batch_tokens // (jobs[order[at]].length * rows))
-        yield order[at : at + count]
-        at += count
+        batch = order[at : at + count]
+        if alike:
+            batch = list(next(itertools.groupby(batch, lambda i: len(jobs[i].prompt)))[1])
+        yield batch
+        at += len(batch)
 
 
 def _ended(text: Text) -> Ended:

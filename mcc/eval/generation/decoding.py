@@ -6,6 +6,7 @@ B rows   V vocabulary
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -63,6 +64,8 @@ class Decoding:
             raise UsageError(f"--top-p {self.top_p} must be above 0 and at most 1")
         if not 0 < self.repetition_penalty < float("inf"):
             raise UsageError(f"--repetition-penalty {self.repetition_penalty} must be above 0", "1 is none")
+        if not math.isfinite(self.length_penalty):
+            raise UsageError(f"--length-penalty {self.length_penalty} must be a finite number")
         if "" in self.stop:
             raise UsageError("--stop '' would end every continuation before it begins")
         drawn = [_flag(name) for name in ("temperature", "top_k", "top_p") if getattr(self, name) is not None]

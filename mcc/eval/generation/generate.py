@@ -106,7 +106,7 @@ def complete(
         tokens, limit = _fitted(loaded, prompt, number, decoding)
         jobs += [Job(tokens, limit, decoding.stop, ends, (number, sample)) for sample in range(copies)]
     found: dict[tuple[int, int], Completion] = {}
-    batches = Batches(loaded.model, loaded.tokenizer, loaded.place, stream)
+    batches = Batches(loaded.model, loaded.tokenizer, loaded.place, stream, alike=bool(loaded.coding))
     if stream is not None:
         stream(prompts[0].text)
     with reporter.task("generate", total=len(jobs), unit="texts") as task:

@@ -93,8 +93,10 @@ def _records(path: Path, name: str) -> Iterator[Prompt]:
             continue
         try:
             record = json.loads(line)
-        except ValueError as error:
-            raise MccError(f"{path}:{number}: no JSON: {error}", "one record a line") from None
+        except json.JSONDecodeError as error:
+            raise MccError(
+                f"{path}:{number}: not JSON: {error.msg} at column {error.colno}", "one record a line"
+            ) from None
         if not isinstance(record, dict) or not isinstance(record.get(name), str):
             has = ", ".join(map(repr, record)) if isinstance(record, dict) else "no fields"
             raise MccError(f"{path}:{number}: no text {name!r} (has {has or 'none'})", "name its field: --field NAME")

@@ -93,7 +93,7 @@ def test_a_terminal_gets_no_control_characters(monkeypatch: pytest.MonkeyPatch) 
         (["--prompt", "a", "--max-new-tokens", "48"], 1, "more than the model's context of 48"),
         (["--prompts", "missing.jsonl"], 1, "no such file of prompts: missing.jsonl"),
         (["--prompts", "empty.jsonl"], 1, "empty.jsonl has no prompt"),
-        (["--prompts", "broken.jsonl"], 1, "broken.jsonl:2: no JSON"),
+        (["--prompts", "broken.jsonl"], 1, "broken.jsonl:2: not JSON"),
         (["--prompts", "other.jsonl"], 1, "other.jsonl:1: no text 'prompt' (has 'text')"),
         (["--prompts", "bytes.txt"], 1, "bytes.txt is no UTF-8 text"),
     ],
