@@ -118,7 +118,9 @@ class TorchWriter:
         if error is None:
             assert not self._keys, f"tensors {sorted(self._keys.values())} have not been written"
             self._text("version", b"3\n")
-        self._archive.close()
+            self._archive.close()
+        else:
+            self._archive.fp = None  # it is left as it is, also when the archive is forgotten
         self._out.close()
 
     def _text(self, name: str, data: bytes) -> None:
