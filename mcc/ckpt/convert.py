@@ -135,8 +135,10 @@ def reshard(
         cut = ", ".join(name for name, known in formats.all() if known.layouts)
         raise UsageError(f"{src} is in the format {plugin.name}, which has no layout", f"mcc ckpt split, --to {cut}")
     check_output(Path(src), Path(dst), force)
-    source = reading.open(src)
     wanted = {name: value for name, value in (changes or {}).items() if value is not None}
+    if "megatron_version" in wanted and plugin.name != "megatron":
+        raise UsageError(f"megatron_version has no effect on {src}, which is in the format {plugin.name}")
+    source = reading.open(src)
     options = WriteOptions(**(kept_options(source) | wanted), tp=tp, pp=pp)
     return write_checked(source, src, dst, plugin.name, options, reading, reporter)
 
@@ -178,8 +180,10 @@ def check_output(src: Path, dst: Path, force: bool) -> None:
     if dst.exists() and not dst.is_dir():
         raise UsageError(f"output {dst} is a file", "give a folder")
     full, there = dst.is_dir() and any(dst.iterdir()), dst.resolve()
-    if there == src.resolve() or there in src.resolve().parents or (full and src.resolve() in there.parents):
+    if there == src.resolve() or there in src.resolve().parents:
         raise UsageError(f"writing {dst} would replace the input {src}, or a part of it", "choose another folder")
+    if src.resolve() in there.parents:
+        raise UsageError(f"output {dst} would be inside the input {src}", "choose another folder")
     if full and not force:
         raise UsageError(f"output {dst} is not empty", "choose another folder, or replace it with --force")
 

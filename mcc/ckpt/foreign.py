@@ -114,6 +114,14 @@ def reason(error: BaseException) -> str:
     return refused or text.partition("WeightsUnpickler error:")[2].strip().partition("\n")[0] or text.partition("\n")[0]
 
 
+def _begins_as_archive(file: Path) -> bool:
+    try:
+        with file.open("rb") as stream:
+            return stream.read(4) == b"PK\3\4"
+    except OSError:
+        return False
+
+
 def _mentioned(file: Path) -> set[str]:
     """Every `module.name` that the pickles of `file` would import, found without unpickling."""
     try:
@@ -130,6 +138,11 @@ def _mentioned(file: Path) -> set[str]:
                 found |= _globals_of_stream(stream)
         return found
     except (ValueError, EOFError, OSError, zipfile.BadZipFile, IndexError, UnicodeDecodeError) as error:
+        if _begins_as_archive(file):
+            raise MccError(
+                f"{file} is truncated: its end, where torch.save lists the tensors, is missing",
+                "copy it again from where it came",
+            ) from error
         raise MccError(f"{file} is not a torch.save file, or is truncated: {error}") from error
 
 

@@ -144,7 +144,8 @@ class Format(ABC):
         options = options or WriteOptions()
         if not self.layouts and max(options.tp, options.pp, options.vpp) > 1:
             sizes = f"tp = {options.tp}, pp = {options.pp}, vpp = {options.vpp}"
-            raise UsageError(f"format {self.name} is one whole model: {sizes} do not fit")
+            cut = ", ".join(name for name, plugin in formats.all() if plugin.layouts and not plugin.read_only)
+            raise UsageError(f"format {self.name} is one whole model: {sizes} do not fit", f"--to {cut}")
         check_vocabulary(source.meta.tokenizer, source.meta.config.vocab_size)
         dropped = self.drops(source)
         for what in dropped:
@@ -191,6 +192,8 @@ def detect(path: str | Path, format: str | None = None) -> Format:
     for plugin in known.values():
         if plugin.detect(folder):
             return plugin
+    if not any(folder.iterdir()):
+        raise MccError(f"{folder} is empty", "check the path")
     looked = "; ".join(f"{name}: {plugin.looks_for}" for name, plugin in known.items())
     raise MccError(f"{folder} is not a checkpoint that mcc knows", f"looked for {looked}")
 

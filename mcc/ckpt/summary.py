@@ -31,6 +31,7 @@ class Summary:
         size_bytes: bytes of these parameters as stored.
         dtypes: stored dtype -> tensors.
         optimizer: names of the optimizer state that can be read.
+        unread: what the files hold and cannot be read.
         extra: what the format tells besides.
     """
 
@@ -46,6 +47,7 @@ class Summary:
     padded_vocab_size: int
     tokenizer: Path | None
     optimizer: tuple[str, ...]
+    unread: tuple[str, ...]
     extra: dict[str, object]
     tensors: tuple[TensorSummary, ...]
 
@@ -76,6 +78,7 @@ def inspect(path: str | Path, format: str | None = None, family: str | None = No
         padded_vocab_size=meta.padded_vocab_size,
         tokenizer=meta.tokenizer,
         optimizer=source.slots(),
+        unread=meta.unread,
         extra=meta.extra,
         tensors=tuple(
             TensorSummary(name=name, shape=shape, dtype=dtype_name(stored[name])) for name, shape in shapes.items()

@@ -72,13 +72,14 @@ def inspect(
             + f" x DP {layout.dp}",
         ),
         ("iteration", found.iteration),
-        ("tokenizer", found.tokenizer),
+        ("tokenizer", found.tokenizer or "none"),
         ("optimizer state", ", ".join(found.optimizer) or "none"),
+        *(("not read", what) for what in found.unread),
         # What is nested (a run's settings) is for --json.
         *(
             (name.replace("_", " "), value)
             for name, value in found.extra.items()
-            if isinstance(value, (str, int, float))
+            if isinstance(value, (str, int, float)) and name != "has_optimizer"
         ),
     ]
     console.table(str(path), ("what", "value"), rows)
@@ -121,7 +122,7 @@ def split(
     pp: shared.PP,
     vpp: shared.VPP = 1,
     to: shared.To = "megatron",
-    megatron_version: shared.Version = 3.0,
+    megatron_version: shared.Version = None,
     dtype: shared.Dtype = None,
     source_format: shared.From = None,
     family: shared.Family = None,
@@ -137,7 +138,8 @@ def split(
     from mcc.ckpt.convert import split
     from mcc.ckpt.format import WriteOptions
 
-    options = WriteOptions(vpp=vpp, dtype=dtype, megatron_version=megatron_version, workers=workers)
+    version = shared.version_of(megatron_version, to)
+    options = WriteOptions(vpp=vpp, dtype=dtype, megatron_version=version, workers=workers)
     reading = shared.reading_of(source_format, family, strict)
     done = split(path, out, tp, pp, to, options, reading=reading, force=force, reporter=console.reporter())
     shared.show(done, as_json)
@@ -150,10 +152,7 @@ def reshard(
     tp: shared.TP,
     pp: shared.PP,
     vpp: shared.VPP = 1,
-    megatron_version: Annotated[
-        float | None,
-        typer.Option("--megatron-version", metavar="0|1|2|3", help="Another version.", show_default="as stored"),
-    ] = None,
+    megatron_version: shared.Version = None,
     dtype: shared.Dtype = None,
     source_format: shared.From = None,
     family: shared.Family = None,
@@ -183,7 +182,7 @@ def convert(
     tp: shared.TP = 1,
     pp: shared.PP = 1,
     vpp: shared.VPP = 1,
-    megatron_version: shared.Version = 3.0,
+    megatron_version: shared.Version = None,
     hf_bin: Annotated[
         bool, typer.Option("--hf-bin", help="Hugging Face: pytorch_model.bin instead of safetensors.")
     ] = False,
@@ -205,9 +204,8 @@ def convert(
     from mcc.ckpt.convert import convert
     from mcc.ckpt.format import WriteOptions
 
-    options = WriteOptions(
-        tp=tp, pp=pp, vpp=vpp, dtype=dtype, megatron_version=megatron_version, workers=workers, hf_bin=hf_bin
-    )
+    version = shared.version_of(megatron_version, to)
+    options = WriteOptions(tp=tp, pp=pp, vpp=vpp, dtype=dtype, megatron_version=version, workers=workers, hf_bin=hf_bin)
     reading = shared.reading_of(source_format, family, strict)
     done = convert(path, out, to, options, reading=reading, force=force, reporter=console.reporter())
     shared.show(done, as_json)

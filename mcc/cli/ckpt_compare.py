@@ -60,11 +60,10 @@ def diff(
         rows: list[tuple[object, ...]] = [
             (row.name, row.max_abs, row.max_rel, row.note) for row in shown[:_SHOWN_DIFFERENCES]
         ]
-        rows += [
-            (name, None, None, f"only in {side}")
-            for side, names in ((a, found.only_a), (b, found.only_b))
-            for name in names
-        ]
+        for side, names in ((a, found.only_a), (b, found.only_b)):
+            rows += [(name, None, None, f"only in {side}") for name in names[:_SHOWN_DIFFERENCES]]
+            if len(names) > _SHOWN_DIFFERENCES:
+                rows.append((f"... and {len(names) - _SHOWN_DIFFERENCES} more", None, None, f"only in {side}"))
         title = f"{len(found.tensors)} tensors compared, {len(found.tensors) - len(shown)} identical"
         if len(shown) > _SHOWN_DIFFERENCES:
             title += f"; the {_SHOWN_DIFFERENCES} that differ most"

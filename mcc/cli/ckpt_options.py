@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mcc.cli import console
+from mcc.core.errors import UsageError
 
 if TYPE_CHECKING:
     from mcc.ckpt.convert import Reading
@@ -27,7 +28,13 @@ Dtype = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace OUT if it is there.")]
 Version = Annotated[
-    float, typer.Option("--megatron-version", metavar="0|1|2|3", help="Megatron-LM's checkpoint version.")
+    float | None,
+    typer.Option(
+        "--megatron-version",
+        metavar="0|1|2|3",
+        help="Megatron-LM's checkpoint version.",
+        show_default="3, or as stored",
+    ),
 ]
 To = Annotated[
     str, typer.Option("--to", metavar="FORMAT", help="Format to write: acsgd, hf, mcc, mcc-safetensors, megatron.")
@@ -50,6 +57,17 @@ def reading_of(source_format: str | None, family: str | None, strict: bool) -> R
     from mcc.ckpt.convert import Reading
 
     return Reading(format=source_format, family=family, strict=strict)
+
+
+def version_of(version: float | None, to: str) -> float:
+    """Megatron-LM's checkpoint version that is to be written.
+
+    Raises:
+        UsageError: one is given for another format, where it has no effect.
+    """
+    if version is not None and to != "megatron":
+        raise UsageError(f"--megatron-version has no effect with --to {to}", "--to megatron")
+    return 3.0 if version is None else version
 
 
 def show(done: WriteReport, as_json: bool) -> None:

@@ -54,6 +54,37 @@ def test_tour(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert len(json.loads(said(capsys, "inspect", meg, "--json", "--tensors"))["tensors"]) == done["tensors"]
 
 
+def test_uses_that_make_no_sense(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, empty, meg = tmp_path / "out", tmp_path / "empty", tmp_path / "meg"
+    empty.mkdir()
+    said(capsys, "split", run, meg, "--tp", 2, "--pp", 1)
+    for words, code, message in [
+        (("merge", run, Path(run) / "inside"), 2, "would be inside the input"),
+        (
+            ("convert", run, out, "--to", "hf", "--megatron-version", 3),
+            2,
+            "--megatron-version has no effect with --to hf",
+        ),
+        (("split", run, out, "--tp", 2, "--pp", 1, "--to", "mcc", "--megatron-version", 2), 2, "has no effect"),
+        (("reshard", run, out, "--tp", 2, "--pp", 1, "--megatron-version", 2), 2, "has no effect"),
+        (("convert", run, out, "--to", "hf", "--pp", 2), 2, "hint: --to mcc, megatron"),
+        (("inspect", empty), 1, "is empty"),
+    ]:
+        assert message in said(capsys, *words, code=code), words
+        assert not out.exists()
+    assert not list(Path(run).glob("*inside*"))
+    os.truncate(meg / "iter_0000012" / "mp_rank_00" / "model_optim_rng.pt", 9000)
+    assert "model_optim_rng.pt is truncated: its end" in said(capsys, "inspect", meg, code=1)
+
+
+def test_what_is_not_read_is_told(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said(capsys, "split", run, tmp_path / "meg", "--tp", 1, "--pp", 1)
+    (tmp_path / "meg" / "iter_0000012" / "mp_rank_00" / "distrib_optim.pt").write_bytes(b"state of one run's buffers")
+    shown = said(capsys, "inspect", tmp_path / "meg")
+    assert "optimizer state (a distributed optimizer's, in distrib_optim.pt)" in shown
+    assert "has optimizer" not in shown
+
+
 def test_diff_over_the_tolerance(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said(capsys, "convert", run, tmp_path / "half", "--to", "hf", "--dtype", "bf16")
     assert main(["ckpt", "diff", run, str(tmp_path / "half")]) == 1

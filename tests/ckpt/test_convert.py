@@ -57,11 +57,12 @@ def test_output_in_use_is_left_alone(merged: Path, tmp_path: Path) -> None:
 
 def test_input_is_never_replaced(merged: Path, tmp_path: Path) -> None:
     before = files(merged)
-    convert(merged, merged / "inside", "mcc", WriteOptions(tp=2))
-    for out in (merged, tmp_path, merged / ".." / "merged", merged / "inside"):
+    for out in (merged, tmp_path, merged / ".." / "merged"):
         with pytest.raises(UsageError, match="would replace the input"):
             convert(merged, out, "hf", force=True)
-    assert {name: data for name, data in files(merged).items() if "inside" not in name} == before
+    with pytest.raises(UsageError, match="would be inside the input"):
+        convert(merged, merged / "deep" / "inside", "hf", force=True)
+    assert files(merged) == before
 
 
 def test_failure_half_way_leaves_nothing(merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,13 +128,15 @@ def test_formats_without_layouts_refuse_them(merged: Path, tmp_path: Path) -> No
 def test_what_is_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(MccError, match="no such checkpoint"):
         open_checkpoint(tmp_path / "none")
+    with pytest.raises(MccError, match="is empty"):
+        open_checkpoint(tmp_path)
+    (tmp_path / "file").write_text("x")
     with pytest.raises(MccError, match="is not a checkpoint") as refused:
         open_checkpoint(tmp_path)
     for name in formats.names():
         assert f"{name}: " in str(refused.value.hint)
     with pytest.raises(MccError, match="is not in the format hf"):
         open_checkpoint(tmp_path, "hf")
-    (tmp_path / "file").write_text("x")
     with pytest.raises(MccError, match="is a file"):
         open_checkpoint(tmp_path / "file")
 
