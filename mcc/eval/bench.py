@@ -225,7 +225,11 @@ def _hf_texts(order: dict[str, Any]) -> Callable[[int], list[list[int]]]:
 
 
 def _peak_memory() -> int:
-    """Bytes that this process had in memory at most."""
+    """Bytes that this process had at most: of the GPU's memory where there is one, else of the host's."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

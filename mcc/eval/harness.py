@@ -154,7 +154,9 @@ class MccLM(TemplateLM):
         keys = [self.answers.key("generate", *request.args) for request in requests]
         results = [self.answers.get(key) or "" for key in keys]
         rest = [index for index, key in enumerate(keys) if self.answers.get(key) is None]
-        jobs = [self._job(requests[index]) for index in rest]
+        made = [self._job(requests[index]) for index in rest]
+        self._warn_of_cut(sum(cut for _, cut in made), len(requests))
+        jobs = [job for job, _ in made]
         batches = Batches(self.scorer.model, self.tokenizer, self.scorer.place, alike=self.scorer.alike)
         with self.reporter.task("generate", total=len(requests), unit="requests") as task:
             task.advance(len(requests) - len(rest))
@@ -167,8 +169,8 @@ class MccLM(TemplateLM):
         self.answers.flush()
         return results
 
-    def _job(self, request: Instance) -> Job:
-        """The request's context, cut on the left so that all new tokens fit the model.
+    def _job(self, request: Instance) -> tuple[Job, bool]:
+        """The request's context, and whether it was cut on the left so that all new tokens fit the model.
 
         Raises:
             MccError: sampling is asked for, or the new tokens alone fill the model's context.
@@ -187,9 +189,11 @@ class MccLM(TemplateLM):
             )
         until = options.get("until") or []
         stops = [until] if isinstance(until, str) else list(until)
-        tokens = self.tok_encode(context)[-room:] or [self.prefix_token_id]
+        whole = self.tok_encode(context)
+        tokens = whole[-room:] or [self.prefix_token_id]
         ends = frozenset() if self.tokenizer.eos_id is None else frozenset([self.tokenizer.eos_id])
-        return Job(tokens, new_tokens, tuple(stop for stop in stops if stop), ends, joined=False)
+        job = Job(tokens, new_tokens, tuple(stop for stop in stops if stop), ends, joined=False)
+        return job, len(whole) > room
 
 
 def _name(request: Instance) -> str:

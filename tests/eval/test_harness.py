@@ -9,6 +9,7 @@ import pytest
 from lm_eval.api.instance import Instance
 
 from mcc.core.errors import MccError
+from mcc.core.events import Silent
 from mcc.eval.harness import MccLM
 from mcc.eval.loading import Loaded
 from mcc.eval.quiet import quiet
@@ -103,6 +104,21 @@ def test_generation_reads_each_token_once(loaded: Loaded, passages: list[str], m
     made = requests("generate_until", [(text[:40], {"max_gen_toks": 12, "until": []}) for text in passages[:4]])
     MccLM(loaded.model, loaded.tokenizer).generate_until(made)
     assert widths[0] > 1 and widths[1:] == [1] * 11
+
+
+def test_what_is_cut_is_told(loaded: Loaded, passages: list[str]) -> None:
+    class Hearing(Silent):
+        def warn(self, text: str) -> None:
+            said.append(text)
+
+    said: list[str] = []
+    lm = MccLM(loaded.model, loaded.tokenizer, reporter=Hearing())
+    long, short = max(passages, key=len), "It is"
+    lm.loglikelihood(requests("loglikelihood", [(long, " a"), (short, " a")]))
+    lm.generate_until(requests("generate_until", [(text, {"max_gen_toks": 2}) for text in (short, long, long)]))
+    lm.generate_until(requests("generate_until", [(short, {"max_gen_toks": 2})]))
+    told = "requests are longer than the model's context of 48: their beginnings are not read"
+    assert said == [f"1 of 2 {told}", f"2 of 3 {told}"]
 
 
 def test_generation_refuses_what_it_cannot_do(loaded: Loaded) -> None:

@@ -17,7 +17,6 @@ from mcc.core.errors import MccError
 from mcc.core.events import SILENT, Reporter
 from mcc.eval.generation.batches import Batches, Job
 from mcc.eval.generation.decoding import DEFAULT_NEW_TOKENS, Decoding
-from mcc.eval.generation.reader import context
 from mcc.eval.generation.records import Completion, Prompt, write_completions
 from mcc.eval.loading import Codecs, Loaded, load
 
@@ -123,7 +122,7 @@ def complete(
 
 def _fitted(loaded: Loaded, prompt: Prompt, number: int, decoding: Decoding) -> tuple[list[int], int]:
     """A prompt's tokens, and the most that may follow."""
-    tokenizer, most = loaded.tokenizer, context(loaded.model)
+    tokenizer, most = loaded.tokenizer, loaded.model.config.context
     tokens = tokenizer.encode(prompt.text) if prompt.text else []
     if not tokens:
         if tokenizer.prefix_id is None:

@@ -71,9 +71,3 @@ class Reader:
             place.send(x)[0].wait()
         found: list[list[float]] = place.agree(chosen, shape).tolist()
         return found
-
-
-def context(model: Stage) -> int:
-    """Most tokens that the model reads."""
-    window = getattr(model.config, "sliding_window", None)
-    return min(model.config.positions, window or model.config.positions)
