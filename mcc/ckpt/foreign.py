@@ -137,7 +137,9 @@ def _mentioned(file: Path) -> set[str]:
             for _ in range(5):
                 found |= _globals_of_stream(stream)
         return found
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile, IndexError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise MccError(f"{file} cannot be read: {error.strerror or error}") from error
+    except (ValueError, EOFError, zipfile.BadZipFile, IndexError, UnicodeDecodeError) as error:
         if _begins_as_archive(file):
             raise MccError(
                 f"{file} is truncated: its end, where torch.save lists the tensors, is missing",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from mcc.ckpt.dtypes import dtype_named
+from mcc.ckpt.manifest import MANIFEST, read_format
 from mcc.ckpt.source import Source
 from mcc.ckpt.tokenizer_files import check_vocabulary
 from mcc.core.config import option
@@ -194,6 +195,8 @@ def detect(path: str | Path, format: str | None = None) -> Format:
             return plugin
     if not any(folder.iterdir()):
         raise MccError(f"{folder} is empty", "check the path")
+    if (folder / MANIFEST).is_file() and read_format(folder) is None:
+        raise MccError(f"{folder / MANIFEST} names no format: it is damaged, or may not be read", "copy it again")
     looked = "; ".join(f"{name}: {plugin.looks_for}" for name, plugin in known.items())
     raise MccError(f"{folder} is not a checkpoint that mcc knows", f"looked for {looked}")
 

@@ -135,6 +135,9 @@ def test_what_is_no_checkpoint(tmp_path: Path) -> None:
         open_checkpoint(tmp_path)
     for name in formats.names():
         assert f"{name}: " in str(refused.value.hint)
+    (tmp_path / "mcc.json").write_text('{"format": "mcc-safe')
+    with pytest.raises(MccError, match=r"mcc\.json names no format: it is damaged"):
+        open_checkpoint(tmp_path)
     with pytest.raises(MccError, match="is not in the format hf"):
         open_checkpoint(tmp_path, "hf")
     with pytest.raises(MccError, match="is a file"):

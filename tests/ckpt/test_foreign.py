@@ -109,6 +109,17 @@ def test_file_that_is_no_checkpoint(tmp_path: Path, content: bytes) -> None:
         load_foreign(file)
 
 
+def test_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    file = tmp_path / "model.pt"
+    file.write_bytes(b"anything")
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(MccError, match=r"model\.pt cannot be read: Permission denied"):
+        load_foreign(file)
+
+
 def test_hostile_metadata_of_a_training_checkpoint(tmp_path: Path) -> None:
     mark = tmp_path / "it ran"
     (tmp_path / METADATA).write_bytes(pickle.dumps(Hostile(os.system, f"touch '{mark}'")))

@@ -46,37 +46,45 @@ def _load(folder):
         assert torch.equal(piece.tensor, wanted[key].tensor), key
 
 
-@pytest.mark.parametrize("size", [2, 4, 6])
-def test_any_cut_loads_any_other(tmp_path, size):
-    folder = run_ranks(_save, 4, tmp_path)[0]
-    stored = DcpFolder(folder)
+@pytest.fixture(scope="module")
+def of_four(tmp_path_factory):
+    """What four ranks saved."""
+    return run_ranks(_save, 4, tmp_path_factory.mktemp("four"))[0]
+
+
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory):
+    return run_ranks(_save, 2, tmp_path_factory.mktemp("two"))[0]
+
+
+@pytest.mark.parametrize("size", [2, 6])
+def test_any_cut_loads_any_other(of_four, size):
+    stored = DcpFolder(of_four)
     for key in ("model.rows", "model.nested", "model.columns", "model.alike"):
         assert torch.equal(stored.read(key), WHOLE), key
-    run_ranks(_load, size, folder)
+    run_ranks(_load, size, of_four)
 
 
-def test_what_ranks_hold_alike_is_stored_once(tmp_path):
-    folder = run_ranks(_save, 4, tmp_path)[0]
-    assert len(DcpFolder(folder)._chunks["model.alike"]) == 1
-    assert len(DcpFolder(folder)._chunks["model.rows"]) == 4
-    assert float(DcpFolder(folder).read("rank.3.x")) == 3
+def test_what_ranks_hold_alike_is_stored_once(of_four):
+    stored = DcpFolder(of_four)
+    assert len(stored._chunks["model.alike"]) == 1
+    assert len(stored._chunks["model.rows"]) == 4
+    assert float(stored.read("rank.3.x")) == 3
 
 
-def test_vocabulary_padding_may_differ(tmp_path):
-    folder = run_ranks(_save, 2, tmp_path)[0]
+def test_vocabulary_padding_may_differ(of_two):
     for rows in (9, 15):
         target = torch.full((rows, 5), -1.0)
-        native.load(folder, {"model.rows": Piece(target, (0, 0), (rows, 5), any_rows=True)})
+        native.load(of_two, {"model.rows": Piece(target, (0, 0), (rows, 5), any_rows=True)})
         assert torch.equal(target[:12], WHOLE[:rows])
         assert (target[12:] == -1).all()
 
 
-def test_another_shape_is_refused(tmp_path):
-    folder = run_ranks(_save, 2, tmp_path)[0]
+def test_another_shape_is_refused(of_two):
     with pytest.raises(MccError, match=r"model.rows is \[12, 5\], not \[15, 5\]"):
-        native.load(folder, {"model.rows": torch.zeros(15, 5)})
+        native.load(of_two, {"model.rows": torch.zeros(15, 5)})
     with pytest.raises(MccError, match=r"no tensor model\.other"):
-        native.load(folder, {"model.other": torch.zeros(1)})
+        native.load(of_two, {"model.other": torch.zeros(1)})
 
 
 def test_a_copy_is_not_changed_by_the_original():
