@@ -11,6 +11,7 @@ from mcc.ckpt.source import Layout
 from mcc.core.events import SILENT, Reporter
 from mcc.eval.generation.decoding import Decoding
 from mcc.eval.generation.generate import complete
+from mcc.eval.generation.interactive import interact
 from mcc.eval.generation.records import Prompt
 from mcc.eval.loading import load
 from tests.eval.places import on_places
@@ -47,3 +48,18 @@ def test_texts_do_not_depend_on_the_layout(hf_folder: Path, passages: list[str],
         assert [value for _, value in ours] == pytest.approx([value for _, value in theirs], abs=1e-4)
     assert streamed == again and len(streamed) > len(prompts[0])
     assert held < 0.6 * whole or layout.dp > 1
+
+
+def talk(checkpoint: str, layout: Layout) -> str:
+    """What is written when prompts are asked for; one of them is too long."""
+    asked = iter(["The river", "", "long " * 60, "a"])
+    parts: list[str] = []
+    interact(checkpoint, Decoding(max_new_tokens=4), ask=lambda: next(asked, None), stream=parts.append, layout=layout)
+    return "".join(parts)
+
+
+def test_prompts_are_asked_for_on_ranks(hf_folder: Path) -> None:
+    """By the rank that leads, as torchrun starts them."""
+    alone = talk(str(hf_folder), Layout())
+    assert alone.startswith("The river") and alone.count("\n\n") >= 2
+    assert on_places(2, (talk, {"checkpoint": str(hf_folder), "layout": Layout(tp=2)})) == [alone]
