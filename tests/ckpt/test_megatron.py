@@ -123,6 +123,19 @@ def test_release_and_single_stage(tmp_path: Path) -> None:
     assert_same_tensors(open_checkpoint(tmp_path / "release"), InMemory())
 
 
+@pytest.mark.parametrize(("tp", "rows"), [(1, 304), (2, 304), (4, 320)])
+def test_padding_for_every_tp(tmp_path: Path, tp: int, rows: int) -> None:
+    """301 tokens up to a multiple of 8 x TP; the rows that are no tokens are zeros, and gone when it is read."""
+    model = InMemory()
+    write(tmp_path, model, tp=tp)
+    trees = [load(tmp_path / "release", f"mp_rank_{rank:02d}")["model"] for rank in range(tp)]
+    parts = [tree["language_model"]["embedding"]["word_embeddings"]["weight"] for tree in trees]
+    assert [len(part) for part in parts] == [rows // tp] * tp
+    whole = torch.cat(parts)
+    assert torch.equal(whole[:301], model.read("embedding.tokens.weight"))
+    assert not whole[301:].any()
+
+
 def test_each_file_holds_its_shard_only(tmp_path: Path) -> None:
     """A view would drag its whole storage into the file."""
     write(tmp_path / "one")
