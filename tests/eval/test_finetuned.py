@@ -75,6 +75,7 @@ def test_mrpc(tokenizer_json: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     (part,) = json.loads(capsys.readouterr().out)["results"]
     rows = [json.loads(line) for line in (tmp_path / "out" / "samples_mrpc.jsonl").read_text().splitlines()]
     assert (part["examples"], len(rows), set(part["metrics"])) == (20, 20, {"accuracy", "f1"})
+    assert [row["label"] for row in rows] == [record["label"] for record in records]
     from mcc.ckpt.load import load_model
 
     model = load_model(folder).model

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from mcc.ckpt.convert import convert
+from mcc.ckpt.format import WriteOptions
 from mcc.ckpt.source import Layout
 from mcc.core.errors import MccError, UsageError
 from mcc.core.events import SILENT, Reporter
@@ -73,6 +74,15 @@ def test_scores_do_not_depend_on_the_layout(
     assert one[0][0][0] == pytest.approx(alone[0][0][0], abs=TOLERANCE)
     if tp * pp > 1:
         assert found[2] < 0.5 * alone[2]
+
+
+def test_scores_do_not_depend_on_the_form(hf_folder: Path, passages: list[str], tmp_path: Path) -> None:
+    """A Megatron-LM directory, a native checkpoint of several ranks and the Hugging Face folder, on one process."""
+    asked: dict[str, Any] = {"texts": passages, "batch_tokens": 200, "reporter": SILENT, "layout": Layout()}
+    expected = scores(checkpoint=str(hf_folder), **asked)
+    for to in ("megatron", "mcc"):
+        convert(hf_folder, tmp_path / to, to, WriteOptions(tp=2, pp=2))
+        assert scores(checkpoint=str(tmp_path / to), **asked) == expected
 
 
 def test_perplexity_on_ranks(hf_folder: Path, corpus: str, tmp_path: Path) -> None:
