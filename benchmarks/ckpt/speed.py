@@ -1,14 +1,15 @@
 """How fast one format becomes another, against a plain copy of the same files, by turns in one process.
 
-Both write into the page cache of one disk (TMPDIR's) and neither waits for the disk itself (no fsync); what there is to
-read is in the page cache too. Before each run as much memory as it needs is touched and given back: on a virtual
-machine a page that is used for the first time costs many times a copy, and whoever runs first would pay for it.
+Both write into the page cache of one disk (TMPDIR's) and neither waits for the disk itself (no fsync; with --to-disk
+both do); what there is to read is in the page cache too. Before each run as much memory as it needs is touched and
+given back: on a virtual machine a page that is used for the first time costs many times a copy, and whoever runs
+first would pay for it.
 Medians of the rounds.
 
-    python benchmarks/ckpt/speed.py [--gigabytes 1] [--rounds 3] [--workers 1] [FAMILY:ORIGIN:TARGET ...]
+    python benchmarks/ckpt/speed.py [--gigabytes 1] [--rounds 3] [--workers 1] [--to-disk] [FAMILY:ORIGIN:TARGET ...]
 
 ORIGIN is a format, `mcc@2` (files of two ranks), `megatron+adam` (with optimizer state) or `megatron=2x2` (cut so);
-TARGET is a format, or `megatron=4x1` and `mcc=4x1`.
+TARGET is a format, or `megatron=1x4` and `mcc=1x4`.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from mcc.core.pages import keep_pages
 _PATHS = (
     *("llama:hf:mcc", "llama:mcc:hf", "llama:hf:mcc-safetensors", "llama:mcc-safetensors:hf"),
     *("llama:hf:megatron=2x2", "llama:megatron=2x2:hf", "gpt2:hf:megatron=2x2", "gpt2:megatron=2x2:hf"),
-    *("gpt2:hf:mcc", "gpt2:mcc:hf", "llama:mcc@2:mcc=4x1", "llama:megatron=2x2:megatron=4x1"),
+    *("gpt2:hf:mcc", "gpt2:mcc:hf", "llama:mcc@2:mcc=1x4", "llama:megatron=2x2:megatron=1x4"),
     *("llama:megatron+adam:megatron=2x2", "llama:megatron+adam:mcc", "gpt2:hf:acsgd", "gpt2:acsgd:hf"),
     *("llama:deepspeed:mcc-safetensors", "gpt2:megatron-core:mcc-safetensors"),
 )
@@ -50,6 +51,7 @@ def main() -> int:
     parser.add_argument("--gigabytes", type=float, default=1.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--to-disk", action="store_true", help="until everything is on the disk, for both (sync)")
     args = parser.parse_args()
     keep_pages()
     rows: list[dict[str, Any]] = [_start_up()]
@@ -63,7 +65,7 @@ def main() -> int:
                 _build(root / "in", family, origin, args.gigabytes)
                 kept = family, origin
                 os.sync()
-            rows.append(_measure(root, path, target, args.rounds, args.workers))
+            rows.append(_measure(root, path, target, args.rounds, args.workers, args.to_disk))
             print(rows[-1]["what"], rows[-1]["value"], file=sys.stderr, flush=True)
     print(json.dumps(rows))
     return 0
@@ -80,7 +82,7 @@ def _build(folder: Path, family: str, origin: str, gigabytes: float) -> None:
     shutil.rmtree(whole)
 
 
-def _measure(root: Path, path: str, target: str, rounds: int, workers: int) -> dict[str, Any]:
+def _measure(root: Path, path: str, target: str, rounds: int, workers: int, to_disk: bool) -> dict[str, Any]:
     to, _, layout = target.partition("=")
     options, src, out = _options(layout, workers), root / "in", root / "out"
     size = sum(file.stat().st_size for file in src.rglob("*") if file.is_file())
@@ -92,7 +94,7 @@ def _measure(root: Path, path: str, target: str, rounds: int, workers: int) -> d
             (converted, lambda: convert(src, out, to, options)),
         ]
         for times, run in runs if number % 2 else runs[::-1]:
-            times.append(_time(run, out, 2 * size))
+            times.append(_time(run, out, size + size // 4, to_disk))
     took, copy = statistics.median(converted), statistics.median(copied)
     return {
         "what": f"{path}, {size / 1e9:.2f} GB at {size / 1e9 / took:.2f} GB/s (copy: {size / 1e9 / copy:.2f})",
@@ -108,7 +110,7 @@ def _options(layout: str, workers: int) -> WriteOptions:
     return WriteOptions(shard_bytes=2_000_000_000, tp=tp, pp=pp, workers=workers)
 
 
-def _time(run: Callable[[], Any], out: Path, room: int) -> float:
+def _time(run: Callable[[], Any], out: Path, room: int, to_disk: bool) -> float:
     gc.collect()
     os.sync()
     with mmap.mmap(-1, room) as pages:
@@ -116,6 +118,8 @@ def _time(run: Callable[[], Any], out: Path, room: int) -> float:
             pages[start] = 1
     start_s = time.perf_counter()
     run()
+    if to_disk:
+        os.sync()
     took = time.perf_counter() - start_s
     shutil.rmtree(out)
     return took

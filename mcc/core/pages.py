@@ -6,7 +6,7 @@ import ctypes
 import sys
 
 # glibc's malloc.h
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 
 def keep_pages() -> bool:
@@ -22,4 +22,7 @@ def keep_pages() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # another C library
         return False
-    return bool(mallopt(_MMAP_MAX, 0)) and bool(mallopt(_TRIM_THRESHOLD, 2**31 - 1))
+    # One pool for all threads: what one frees another takes, and only the first pool keeps its blocks.
+    settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_ARENA_MAX, 1))
+    done = [bool(mallopt(name, value)) for name, value in settings]
+    return all(done)
