@@ -129,3 +129,19 @@ def test_errors(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert not (tmp_path / "second").exists()
     for words in (("verify", run), ("verify", run, "--against", out)):
         assert f"{data.name} has {data.stat().st_size} bytes, not" in said(capsys, *words, code=1)
+
+
+def test_the_output_does_not_depend_on_the_workers(
+    run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, plugin in formats.all():
+        if plugin.read_only:
+            continue
+        layout = ["--tp", 2, "--pp", 2] if plugin.layouts else []
+        held = []
+        for workers in (0, 3):
+            out = tmp_path / f"{name}-{workers}"
+            said(capsys, "convert", run, out, "--to", name, "--workers", workers, *layout)
+            held.append({str(f.relative_to(out)): f.read_bytes() for f in out.rglob("*") if f.is_file()})
+        assert held[0] == held[1], name
+    assert "--workers" in said(capsys, "convert", run, tmp_path / "x", "--to", "hf", "--workers", -1, code=2)
