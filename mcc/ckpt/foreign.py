@@ -141,10 +141,8 @@ def _mentioned(file: Path) -> set[str]:
         raise MccError(f"{file} cannot be read: {error.strerror or error}") from error
     except (ValueError, EOFError, zipfile.BadZipFile, IndexError, UnicodeDecodeError) as error:
         if _begins_as_archive(file):
-            raise MccError(
-                f"{file} is truncated: its end, where torch.save lists the tensors, is missing",
-                "copy it again from where it came",
-            ) from error
+            # Without a hint: who knows the tensors tells which are in it.
+            raise MccError(f"{file} is truncated: its end, where torch.save lists the tensors, is missing") from error
         raise MccError(f"{file} is not a torch.save file, or is truncated: {error}") from error
 
 

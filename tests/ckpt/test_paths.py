@@ -122,7 +122,7 @@ def assert_same_model(found: Source, model: Source) -> None:
     assert replace(found.meta.config, **same) == replace(model.meta.config, **same)
 
 
-@settings(max_examples=25)
+@settings(max_examples=18)
 @given(data=st.data())
 def test_all_paths_commute(data: st.DataObject) -> None:
     """Whatever the way, the model at its end is the one at its beginning: any two ways end alike."""
@@ -133,7 +133,7 @@ def test_all_paths_commute(data: st.DataObject) -> None:
         assert_same_model(through(model, path, Path(folder)), model)
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_optimizer_state_commutes(data: st.DataObject) -> None:
     """With moments, and with the exact copies of weights in 16 bits, which `mcc` keeps as its weights."""
@@ -150,7 +150,7 @@ def test_optimizer_state_commutes(data: st.DataObject) -> None:
         assert diff(found, model, optimizer=True).max_abs == 0
 
 
-@settings(max_examples=8)
+@settings(max_examples=6)
 @given(data=st.data())
 def test_split_then_merge_is_the_identity(data: st.DataObject) -> None:
     """The bytes of the files: of what `merge` writes, and of a run's checkpoint that was split and put together."""
