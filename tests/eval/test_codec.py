@@ -129,6 +129,26 @@ def test_the_command(trained: Any, corpus: str, tmp_path: Path, capsys: pytest.C
     assert "does not say what was compressed in training" in capsys.readouterr().err
 
 
+def test_scores_and_texts_by_command(trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`both` keeps two sets of scores apart; a text is the one of its codecs."""
+    run, file = str(trained(BOUNDARY)), tmp_path / "task.jsonl"
+    file.write_text('{"text": "one two three"}\n{"text": "four five six seven"}\n')
+    words = ["--tasks", "lambada", "--task-file", str(file), "--codec", "both", "--out", str(tmp_path / "out")]
+    assert main(["eval", "zero-shot", run, *words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    values = {way: found[way]["results"]["lambada"]["metrics"]["perplexity"]["value"] for way in ("on", "off")}
+    assert values["on"] != values["off"]
+    for way in values:
+        assert json.loads((tmp_path / "out" / f"codec-{way}" / "results.json").read_text()) == found[way]
+    words = ["--prompt", "one two", "--max-new-tokens", "9", "--ignore-eos", "--json"]
+    sums = {}
+    for way in ("on", "off"):
+        assert main(["eval", "generate", run, *words, "--codec", way]) == 0
+        (text,) = json.loads(capsys.readouterr().out)["texts"]
+        sums[way] = text["log_likelihood"]
+    assert sums["on"] != sums["off"]
+
+
 def test_codecs_of_some_stages() -> None:
     """Only where the sender has one; none within a pipeline rank; keys and values cannot be."""
     config = ModelConfig(num_layers=4, hidden_size=32, vocab_size=100, seq_length=16)
