@@ -59,18 +59,6 @@ def load_foreign(file: Path) -> Any:
         raise MccError(f"{file} cannot be read (truncated?): {reason(error)}") from error
 
 
-def load_tensors(file: Path) -> dict[str, torch.Tensor]:
-    """The tensors by name in `file`, which holds nothing else of use.
-
-    Raises:
-        MccError: besides `load_foreign`'s: it holds no tensors by name.
-    """
-    loaded = load_foreign(file)
-    if not isinstance(loaded, dict):
-        raise MccError(f"{file} holds a {type(loaded).__name__}, not tensors by name")
-    return {str(name): value for name, value in loaded.items() if isinstance(value, torch.Tensor)}
-
-
 def require_known(file: Path) -> list[str]:
     """Refuse a file that mentions names which no checkpoint needs; the names whose classes are to be stand-ins.
 
