@@ -68,7 +68,7 @@ QUANTIZED = (*COMPRESSED[:-1], "dp.grad=quantize:bits=4,scale=tensor,feedback=on
 )
 def test_compressed_replicas_never_drift(compress, parallel):
     dp = 2 // parallel.get("cp", 1)
-    steps = 30 if compress == COMPRESSED and dp == 2 else 10
+    steps = 16 if compress == COMPRESSED and dp == 2 else 6
     results = run_ranks(_replicas, 8, toy_config(2, 2, dp, compress, parallel=parallel), steps)
     by_place = {place: parameters for place, _, parameters, _, _ in results}
     for (pp, dp, tp), losses, parameters, replicated, _ in results:

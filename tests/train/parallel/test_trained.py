@@ -99,6 +99,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "tp2-cp2-recompute": {"tp": 2, "parallel": {"cp": 2, "recompute_granularity": "full"}},
     "dp2-fully-shard": {"dp": 2, "parallel": {"fully_shard": True}},
 }
+SLOW = ("tp2", "tp2-cp2-recompute")
 
 
 def _ranks(layout):
@@ -110,7 +111,9 @@ def tp_reference():
     return reference(toy_config(compress=TP), STEPS)
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in LAYOUTS]
+)
 def test_tp_equals_plain_torch(name, tp_reference):
     losses, parameters = tp_reference
     layout = LAYOUTS[name]

@@ -50,7 +50,7 @@ def test_two_replicas_equal_the_plain_update_bit_for_bit():
 @pytest.mark.parametrize(
     "layout",
     [
-        {"tp": 2, "dp": 4},
+        pytest.param({"tp": 2, "dp": 4}, marks=pytest.mark.slow),
         pytest.param({"pp": 2, "dp": 4, "optimizer": "sgd"}, marks=pytest.mark.slow),
         {"tp": 2, "pp": 2, "dp": 2, "compress": ("dp.grad=powersgd:rank=32,warmup=3",)},
         {"dp": 2, "cp": 2},
@@ -127,7 +127,7 @@ OTHERS = [
     pytest.param({"tp": 2, "dp": 2, "zero": False}, marks=pytest.mark.slow),
     {"tp": 2, "dp": 4},
     pytest.param({"pp": 4, "dp": 2}, marks=pytest.mark.slow),
-    {"tp": 4, "cp": 2, "zero": False},
+    pytest.param({"tp": 4, "cp": 2, "zero": False}, marks=pytest.mark.slow),
     {"dp": 2, "cp": 2},
 ]
 
