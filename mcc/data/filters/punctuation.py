@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mcc.core.config import option
 from mcc.data.filtering import Filter
+from mcc.data.text.long_texts import no_time_limit
 
 _ASCII = str.maketrans(
     {
@@ -46,6 +47,7 @@ class Punctuation(Filter[PunctuationOptions]):
         if self.options.detokenize:
             from nltk.tokenize.treebank import TreebankWordDetokenizer
 
+            no_time_limit()
             self._detokenizer = TreebankWordDetokenizer()
 
     def keep(self, text: str) -> str:

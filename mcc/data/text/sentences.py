@@ -15,6 +15,7 @@ from typing import Any
 
 from mcc.core.config import option
 from mcc.core.errors import MccError, UsageError, unknown
+from mcc.data.text.long_texts import no_time_limit
 
 SPLITTERS = ("punkt", "sentencex")
 # Megatron-LM hands Punkt a long text in pieces of so many characters.
@@ -105,6 +106,8 @@ def punkt_folder(lang: str = "english", given: str | None = None) -> Path:
 
 def _punkt(folder: Path, keep_newlines: bool) -> Split:
     from nltk.tokenize.punkt import PunktLanguageVars, PunktParameters, PunktSentenceTokenizer
+
+    no_time_limit()
 
     class KeepsSpace(PunktLanguageVars):
         # The white space behind a sentence's end belongs to the match, and so to the sentence (Megatron-LM).
