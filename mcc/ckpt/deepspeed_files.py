@@ -25,7 +25,7 @@ from torch import Tensor
 
 from mcc.ckpt.deepspeed_zero import MASTER, ZeroShards
 from mcc.ckpt.naming import Held
-from mcc.ckpt.torch_read import FileTensor, open_torch
+from mcc.ckpt.torch_read import FileTensor, by_name, open_torch
 from mcc.core.errors import MccError
 
 LATEST = ("latest", "latest_universal")
@@ -194,10 +194,8 @@ def layer_tensors(files: Files, tp_rank: int) -> dict[str, Held]:
     found: dict[str, Held] = {}
     for (layer, rank), file in sorted(files.layers.items()):
         if rank == tp_rank:
-            loaded = open_torch(file)
-            if not isinstance(loaded, dict):
-                raise MccError(f"{file} holds a {type(loaded).__name__}, not tensors by name")
-            found |= {f"{layer}.{name}": _whole(file, name, tensor) for name, tensor in _flatten(loaded)}
+            loaded = _flatten(by_name(open_torch(file), file))
+            found |= {f"{layer}.{name}": _whole(file, name, tensor) for name, tensor in loaded}
     return found
 
 

@@ -36,13 +36,22 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def cast_dtype(stored: torch.dtype, dtype: torch.dtype | None) -> torch.dtype:
+    """Of what `cast` makes of a tensor of `stored`.
+
+    >>> cast_dtype(torch.float32, torch.bfloat16), cast_dtype(torch.int64, torch.bfloat16)
+    (torch.bfloat16, torch.int64)
+    """
+    return dtype if dtype is not None and stored.is_floating_point else stored
+
+
 def cast(tensor: Tensor, dtype: torch.dtype | None, name: str) -> Tensor:
     """`tensor` as `dtype` (unchanged when None or when it does not hold floating-point numbers).
 
     Raises:
         MccError: a finite number of the tensor called `name` is beyond the range of `dtype`.
     """
-    if dtype is None or tensor.dtype == dtype or not tensor.is_floating_point():
+    if dtype is None or tensor.dtype == cast_dtype(tensor.dtype, dtype):
         return tensor
     changed = tensor.to(dtype)
     # Only float16 has a smaller range than the formats it may come from.

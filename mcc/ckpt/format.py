@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from mcc.ckpt.dtypes import dtype_named
+from mcc.ckpt.dtypes import cast_dtype, dtype_named
 from mcc.ckpt.manifest import MANIFEST, read_format
 from mcc.ckpt.source import Source
 from mcc.ckpt.tokenizer_files import check_vocabulary
@@ -113,8 +113,7 @@ class Format(ABC):
         """Bytes of the tensors that `write_files` will write: here every tensor of the model once, and nothing else."""
         wanted, stored = None if options.dtype is None else dtype_named(options.dtype), source.dtypes()
         return sum(
-            math.prod(shape) * (wanted if wanted and stored[name].is_floating_point else stored[name]).itemsize
-            for name, shape in source.shapes().items()
+            math.prod(shape) * cast_dtype(stored[name], wanted).itemsize for name, shape in source.shapes().items()
         )
 
     def check_writes(self) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mcc.ckpt import megatron_tree as tree
 from mcc.ckpt.ahead import ahead
-from mcc.ckpt.dtypes import cast, dtype_named
+from mcc.ckpt.dtypes import cast, cast_dtype, dtype_named
 from mcc.ckpt.format import WriteOptions
 from mcc.ckpt.layout import even_chunks
 from mcc.ckpt.megatron_args import make_args
@@ -66,8 +66,7 @@ class Cut:
 
     def dtype(self, name: str) -> torch.dtype:
         """Of the weight `name` as written."""
-        stored = self.stored[name]
-        return self.wanted if self.wanted is not None and stored.is_floating_point else stored
+        return cast_dtype(self.stored[name], self.wanted)
 
     def entries(self, stage: int) -> Iterator[_Entry]:
         """Every tensor of the stage, in the order of the files."""

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from mcc.ckpt.ahead import ahead
-from mcc.ckpt.torch_read import FileTensor, open_torch
+from mcc.ckpt.torch_read import FileTensor, by_name, open_torch
 from mcc.ckpt.torch_write import Later, TorchWriter
 from mcc.core.errors import MccError
 from mcc.core.events import SILENT, Reporter
@@ -148,9 +148,7 @@ class PickledFiles:
             loaded = open_torch(file)
         except MccError as error:
             raise MccError(error.what, error.hint or (first and f"tensor {first} is in it; copy it again")) from error
-        if not isinstance(loaded, dict):
-            raise MccError(f"{file} holds a {type(loaded).__name__}, not tensors by name")
-        for name, tensor in loaded.items():
+        for name, tensor in by_name(loaded, file).items():
             if isinstance(tensor, FileTensor):
                 self._tensors[name] = dataclasses.replace(tensor, name=f"tensor {name}")
 

@@ -191,6 +191,17 @@ def contiguous_stride(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(reversed(steps[: len(shape)]))
 
 
+def by_name(loaded: Any, file: Path) -> dict[str, Any]:
+    """What `open_torch` gave of a file that has tensors by name.
+
+    Raises:
+        MccError: it has something else.
+    """
+    if not isinstance(loaded, dict):
+        raise MccError(f"{file} holds a {type(loaded).__name__}, not tensors by name")
+    return loaded
+
+
 def open_torch(file: Path) -> Any:
     """The object in `file` with a `FileTensor` for every tensor. The format before torch 1.6 is read whole.
 

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mcc.ckpt.ahead import ahead
-from mcc.ckpt.dtypes import dtype_named
+from mcc.ckpt.dtypes import cast_dtype, dtype_named
 from mcc.ckpt.format import Format, WriteOptions
 from mcc.ckpt.source import Meta, Source, expected_shapes
 from mcc.ckpt.tokenizer_files import TOKENIZER, write_hf_tokenizer
-from mcc.ckpt.torch_read import FileTensor, open_torch
+from mcc.ckpt.torch_read import FileTensor, by_name, open_torch
 from mcc.ckpt.torch_write import Later, TorchWriter
 from mcc.core.errors import MccError, UsageError
 from mcc.core.events import Reporter
@@ -140,11 +140,11 @@ class Acsgd(Format):
         return _Acsgd(path)
 
     def size_bytes(self, source: Source, options: WriteOptions) -> int:
-        config, stored = source.meta.config, source.dtypes()[TOKENS]
+        config = source.meta.config
         again = families.get(config.family)().tied(config)  # the output layer is always there
-        wanted = dtype_named(options.dtype) if options.dtype is not None else stored
-        rows = source.shapes()[TOKENS]
-        return super().size_bytes(source, options) + again * math.prod(rows) * wanted.itemsize
+        wanted = None if options.dtype is None else dtype_named(options.dtype)
+        dtype = cast_dtype(source.dtypes()[TOKENS], wanted)
+        return super().size_bytes(source, options) + again * math.prod(source.shapes()[TOKENS]) * dtype.itemsize
 
     def write_files(self, source: Source, folder: Path, options: WriteOptions, reporter: Reporter) -> tuple[int, int]:
         config = source.meta.config
@@ -162,7 +162,7 @@ class Acsgd(Format):
                 places.append((_HEAD, _OUTPUT))
             for file, key in places:
                 form = FORMS[row.hf_form if key != _OUTPUT else "same"]
-                dtype = wanted if wanted is not None and stored[name].is_floating_point else stored[name]
+                dtype = cast_dtype(stored[name], wanted)
                 later = files.setdefault(file, {})[key] = Later(dtype, form.shape(shapes[name]))
                 entries.append((file, name, form, later))
         order = {file: number for number, file in enumerate(files)}
@@ -210,9 +210,7 @@ def _names(folder: Path) -> Iterator[str]:
 
 def _tensors(file: Path) -> dict[str, FileTensor]:
     """The tensors by name in `file`, which holds nothing else of use."""
-    loaded = open_torch(file)
-    if not isinstance(loaded, dict):
-        raise MccError(f"{file} holds a {type(loaded).__name__}, not tensors by name")
+    loaded = by_name(open_torch(file), file)
     return {str(name): value for name, value in loaded.items() if isinstance(value, FileTensor)}
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mcc.ckpt.dtypes import dtype_name, dtype_named
+from mcc.ckpt.dtypes import cast_dtype, dtype_name, dtype_named
 from mcc.ckpt.format import Format, WriteOptions
 from mcc.ckpt.hf_names import family_of, read_config, spellings
 from mcc.ckpt.manifest import MANIFEST
@@ -170,7 +170,7 @@ def _entries(source: Source, family: Family, options: WriteOptions) -> list[Entr
     entries = []
     for name, row, layer in family.table(config):
         form, names = FORMS[row.hf_form], row.hf_names(layer)
-        dtype = wanted if wanted is not None and stored[name].is_floating_point else stored[name]
+        dtype = cast_dtype(stored[name], wanted)
 
         def read(name: str = name, form: Form = form, count: int = len(names)) -> list[Tensor]:
             return split(source.read_as(name, wanted), form, config, count)

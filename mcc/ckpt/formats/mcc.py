@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,7 +20,7 @@ import torch
 from mcc.ckpt.checksums import add_sums
 from mcc.ckpt.dcp import METADATA, DcpFolder
 from mcc.ckpt.dcp_write import write_dcp
-from mcc.ckpt.dtypes import cast, dtype_name, dtype_named
+from mcc.ckpt.dtypes import cast, cast_dtype, dtype_name, dtype_named
 from mcc.ckpt.format import Format, WriteOptions
 from mcc.ckpt.history import LATEST, folder_name
 from mcc.ckpt.layout import check_layout, padded_shapes
@@ -85,6 +86,10 @@ class _Entry(NamedTuple):
     shape: tuple[int, ...]
 
 
+def _size(entries: Mapping[str, _Entry]) -> int:
+    return sum(math.prod(entry.shape) * entry.dtype.itemsize for entry in entries.values())
+
+
 class Native(Format):
     """What `mcc train` saves: torch.distributed.checkpoint under global names."""
 
@@ -105,7 +110,7 @@ class Native(Format):
         """The dtype of each weight as written. Where the optimizer keeps exact copies, these are the weights here."""
         exact = torch.float32 if MASTER in source.slots() else None
         stored = source.dtypes()
-        return {name: wanted or (exact if exact and of.is_floating_point else of) for name, of in stored.items()}
+        return {name: cast_dtype(of, wanted or exact) for name, of in stored.items()}
 
     def entries(self, source: Source, options: WriteOptions) -> dict[str, _Entry]:
         """What is written, by key."""
@@ -121,8 +126,7 @@ class Native(Format):
         return entries
 
     def size_bytes(self, source: Source, options: WriteOptions) -> int:
-        entries = self.entries(source, options).values()
-        return sum(math.prod(entry.shape) * entry.dtype.itemsize for entry in entries)
+        return _size(self.entries(source, options))
 
     def write_files(self, source: Source, folder: Path, options: WriteOptions, reporter: Reporter) -> tuple[int, int]:
         config = source.meta.config
@@ -135,7 +139,7 @@ class Native(Format):
             return pad_rows(cast(whole, dtype, name), shape[0])
 
         checkpoint = folder / folder_name(source.meta.iteration)
-        size = self.size_bytes(source, options)
+        size = _size(entries)
         stored = {key: (entry.dtype, entry.shape) for key, entry in entries.items()}
         with reporter.task("write", size, "B") as task:
             sums = write_dcp(checkpoint, stored, read, options.workers, task.advance)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mcc.ckpt.dtypes import dtype_named
+from mcc.ckpt.dtypes import cast_dtype, dtype_named
 from mcc.ckpt.format import Format, WriteOptions
 from mcc.ckpt.manifest import MANIFEST, read_format, read_manifest, write_manifest
 from mcc.ckpt.source import Layout, Source, expected_shapes, trained_shapes
@@ -84,7 +84,7 @@ def plain_entries(source: Source, options: WriteOptions) -> list[Entry]:
     return [
         Entry(
             name,
-            wanted if wanted is not None and stored[name].is_floating_point else stored[name],
+            cast_dtype(stored[name], wanted),
             shape,
             lambda name=name: source.read_as(name, wanted),  # type: ignore[misc]
         )
