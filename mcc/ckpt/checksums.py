@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from isal.isal_zlib import crc32
 
 from mcc.core.errors import MccError
 from mcc.core.files import write_text
@@ -30,7 +31,7 @@ def digest(file: Path) -> dict[str, Any]:
     found, size = 0, 0
     with file.open("rb") as stream:
         while chunk := stream.read(_CHUNK):
-            found, size = zlib.crc32(chunk, found), size + len(chunk)
+            found, size = crc32(chunk, found), size + len(chunk)
     return {"bytes": size, _KIND: f"{found:08x}"}
 
 

@@ -15,13 +15,9 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from mcc.ckpt.dtypes import STORED
 from mcc.ckpt.tensor_files import map_tensor
 
-_STORAGES = {
-    "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
-    "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
-}  # fmt: skip
 _NAME_LENGTHS, _LOCAL_HEADER = 26, 30
 
 
@@ -62,8 +58,8 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return _description
-        if module == "torch" and name in _STORAGES:
-            return _STORAGES[name]
+        if module == "torch" and name in STORED:
+            return STORED[name]
         if (module, name) == ("collections", "OrderedDict"):
             return dict
         raise pickle.UnpicklingError(f"{module}.{name}")

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from isal.isal_zlib import crc32_combine
 from torch import Tensor
 from torch.distributed.checkpoint import metadata
 from torch.distributed.checkpoint.filesystem import CURRENT_DCP_VERSION, _StorageInfo
 
 from mcc.ckpt.ahead import ahead
-from mcc.ckpt.crc import combine
-from mcc.ckpt.saved_tensor import Saved, saved
+from mcc.ckpt.torch_write import Later, TorchWriter
 from mcc.core.errors import MccError
 from mcc.core.files import Output
 
@@ -45,31 +44,29 @@ def write_dcp(
         MccError: what `read` raised, or the folder cannot be written.
     """
 
-    def item_of(key: str) -> Saved:
-        tensor = read(key)
-        assert (tensor.dtype, tuple(tensor.shape)) == entries[key], key
-        return saved(tensor)
-
+    items = [(key, Later(*entry)) for key, entry in entries.items()]
     storage: dict[Any, _StorageInfo] = {}
     described: dict[str, Any] = {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         at = crc32 = 0
         with Output(folder / _FILE) as out:
-            for key, item in ahead(entries, item_of, workers):
-                dtype, shape = entries[key]
-                for part in item.parts:
-                    out.write(part)
+            for (key, later), tensor in ahead(items, lambda item: read(item[0]).contiguous(), _size, workers):
+                dtype, shape = later.dtype, later.shape
+                writer = TorchWriter(out, later)
+                writer.put(later, tensor)
+                writer.finish()
+                item = writer.archive
                 zeros = torch.Size([0] * len(shape))
                 chunk = metadata.ChunkStorageMetadata(offsets=zeros, sizes=torch.Size(shape))
                 described[key] = metadata.TensorStorageMetadata(
                     properties=metadata.TensorProperties(dtype=dtype), size=torch.Size(shape), chunks=[chunk]
                 )
                 storage[metadata.MetadataIndex(key, zeros, 0)] = _StorageInfo(_FILE, at, item.size_bytes)
-                crc32 = combine(crc32, item.crc32, item.size_bytes)
+                crc32 = crc32_combine(crc32, item.crc32, item.size_bytes)
                 at += item.size_bytes
-                advance(math.prod(shape) * dtype.itemsize)
-                del item  # before the next one
+                advance(later.size_bytes)
+                del tensor  # before the next one
         whole = metadata.Metadata(
             state_dict_metadata=described,
             storage_data=storage,
@@ -80,3 +77,7 @@ def write_dcp(
     except OSError as error:
         raise MccError(f"cannot write {folder}: {error.strerror}", "is the disk full?") from error
     return {_FILE: {"bytes": at, "crc32": f"{crc32:08x}"}}
+
+
+def _size(item: tuple[str, Later]) -> int:
+    return item[1].size_bytes

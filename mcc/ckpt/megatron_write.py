@@ -25,7 +25,7 @@ from mcc.ckpt.layout import even_chunks
 from mcc.ckpt.megatron_args import make_args
 from mcc.ckpt.megatron_optim import build_state
 from mcc.ckpt.source import MASTER, Source
-from mcc.ckpt.torch_write import Later, TorchWriter
+from mcc.ckpt.torch_write import Later, TorchWriter, torch_writer
 from mcc.core.events import Reporter
 from mcc.models.base.config import ModelConfig
 from mcc.models.base.family import TOKENS, Param, families, global_shape
@@ -112,6 +112,11 @@ class Cut:
         entry, slot = key
         return [self.read(slot, name) for name in entry.names]
 
+    def size(self, key: tuple[_Entry, str]) -> int:
+        """Bytes of what `wholes` gives."""
+        entry, slot = key
+        return self.options.tp * entry.slots[slot].size_bytes
+
     def part(self, wholes: Sequence[Tensor], entry: _Entry, slot: str, rank: int) -> Tensor:
         """One rank's part of one tensor, or of several that are one there."""
         row, tp = entry.row, self.options.tp
@@ -142,9 +147,9 @@ def write_ranks(source: Source, root: Path, options: WriteOptions, reporter: Rep
                 for rank in range(options.tp):
                     file = root / tree.rank_folder(rank, stage, options.pp) / tree.FILES[0]
                     file.parent.mkdir(parents=True)
-                    writers.append(stack.enter_context(TorchWriter(file, values)))
+                    writers.append(stack.enter_context(torch_writer(file, values)))
                 keys = [(entry, slot) for entry in entries for slot in entry.slots]
-                for (entry, slot), wholes in ahead(keys, cut.wholes, options.workers):
+                for (entry, slot), wholes in ahead(keys, cut.wholes, cut.size, options.workers):
                     parts = [pool.submit(_put, cut, wholes, entry, slot, *place) for place in enumerate(writers)]
                     wait(parts)  # no file is closed while it is written
                     task.advance(sum(part.result() for part in parts))

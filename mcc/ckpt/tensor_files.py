@@ -12,7 +12,7 @@ import dataclasses
 import json
 import math
 import mmap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mcc.ckpt.ahead import ahead
 from mcc.ckpt.torch_read import FileTensor, by_name, open_torch
-from mcc.ckpt.torch_write import Later, TorchWriter
+from mcc.ckpt.torch_write import Later, bytes_of, torch_writer
 from mcc.core.errors import MccError
 from mcc.core.events import SILENT, Reporter
 from mcc.core.files import Output
@@ -216,7 +216,7 @@ def _shards(entries: Sequence[Entry], shard_bytes: int) -> list[list[Entry]]:
     return shards
 
 
-def _write_file(file: Path, entries: Iterable[Entry], advance: Callable[[float], None], workers: int) -> None:
+def _write_file(file: Path, entries: Sequence[Entry], advance: Callable[[float], None], workers: int) -> None:
     # Widest numbers first, as the reference writer does: then every tensor starts at a multiple of its item size.
     ordered = sorted(entries, key=lambda entry: -entry.dtype.itemsize)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
@@ -232,18 +232,26 @@ def _write_file(file: Path, entries: Iterable[Entry], advance: Callable[[float],
     text += b" " * (-len(text) % 8)
     with Output(file) as out:
         out.write(len(text).to_bytes(8, "little") + text)
-        for entry, tensor in ahead(ordered, lambda entry: entry.read().contiguous(), workers):
+        for entry, tensor in ahead(ordered, _read, _size, workers):
             assert tensor.dtype == entry.dtype and tuple(tensor.shape) == entry.shape, entry.name
-            out.write(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+            out.write(bytes_of(tensor))
             advance(entry.size_bytes)
 
 
-def _write_pickled(file: Path, entries: Iterable[Entry], advance: Callable[[float], None], workers: int) -> None:
+def _write_pickled(file: Path, entries: Sequence[Entry], advance: Callable[[float], None], workers: int) -> None:
     later = {entry.name: Later(entry.dtype, entry.shape) for entry in entries}
-    with TorchWriter(file, later) as out:
-        for entry, tensor in ahead(entries, lambda entry: entry.read(), workers):
+    with torch_writer(file, later) as out:
+        for entry, tensor in ahead(entries, _read, _size, workers):
             out.put(later[entry.name], tensor)
             advance(entry.size_bytes)
+
+
+def _read(entry: Entry) -> Tensor:
+    return entry.read().contiguous()
+
+
+def _size(entry: Entry) -> int:
+    return entry.size_bytes
 
 
 def _read_header(file: Path) -> tuple[dict[str, Any], int]:

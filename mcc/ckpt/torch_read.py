@@ -24,15 +24,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mcc.ckpt.dtypes import STORED
 from mcc.ckpt.foreign import known_name, load_foreign, may_stand_in, require_known, stand_in
 from mcc.core.errors import MccError
 
-_STORAGES = {
-    "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
-    "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
-    "UntypedStorage": torch.uint8,
-}  # fmt: skip
+_STORED = STORED | {"UntypedStorage": torch.uint8}
 
 
 @dataclass(frozen=True)
@@ -144,8 +140,8 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) in self.known:
             return self.known[module, name]
         if module.partition(".")[0] == "torch":
-            if module in ("torch", "torch.storage", "torch.cuda") and name in _STORAGES:
-                return _STORAGES[name]
+            if module in ("torch", "torch.storage", "torch.cuda") and name in _STORED:
+                return _STORED[name]
             if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
                 return getattr(torch, name)
             raise pickle.UnpicklingError(f"it mentions {module}.{name}, which no checkpoint needs")

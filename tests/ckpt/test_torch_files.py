@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mcc.ckpt import torch_write
+from mcc.ckpt import stored_zip
 from mcc.ckpt.torch_read import FileTensor, open_torch
-from mcc.ckpt.torch_write import Later, TorchWriter
+from mcc.ckpt.torch_write import Later, torch_writer
 from mcc.core.errors import MccError
 from tests.ckpt.test_foreign import Hostile, attacks
 
@@ -29,7 +29,7 @@ def numbers(dtype: torch.dtype, *shape: int) -> torch.Tensor:
 @pytest.mark.parametrize("large", [False, True], ids=["sizes of 4 bytes", "sizes of 8 bytes"])
 def test_torch_reads_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: bool) -> None:
     if large:
-        monkeypatch.setattr(torch_write, "_ZIP64", 1)
+        monkeypatch.setattr(stored_zip, "_LARGE", 1)
     tensors = {str(dtype): numbers(dtype, 3, 5) for dtype in DTYPES} | {
         "none": torch.zeros(0, 4),
         "scalar": torch.tensor(3.0),
@@ -37,7 +37,7 @@ def test_torch_reads_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyP
     later = {name: Later(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
     file = tmp_path / "model_optim_rng.pt"
     value = {"model": later, "args": Namespace(dtype=torch.bfloat16, sizes=[1, 2]), "small": torch.arange(3)}
-    with TorchWriter(file, value) as writer:
+    with torch_writer(file, value) as writer:
         for name in reversed(tensors):
             writer.put(later[name], tensors[name])
     for options in ({"weights_only": False}, {"weights_only": True}, {"weights_only": True, "mmap": True}):
@@ -58,7 +58,7 @@ def test_torch_reads_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_tensor_that_was_never_written(tmp_path: Path) -> None:
-    with pytest.raises(AssertionError), TorchWriter(tmp_path / "x.pt", [Later(torch.float32, (2,))]):
+    with pytest.raises(AssertionError), torch_writer(tmp_path / "x.pt", [Later(torch.float32, (2,))]):
         pass
 
 

@@ -24,7 +24,6 @@ def test_back_is_the_inverse_and_shape_is_told(name: str) -> None:
     tensor = torch.randn(12, 4)
     there = form.to(tensor, CONFIG)
     assert tuple(there.shape) == form.shape((12, 4))
-    assert there.is_contiguous()
     assert torch.equal(form.back(there, CONFIG), tensor)
     assert torch.equal(form.to(form.back(there, CONFIG), CONFIG), there)
 

@@ -25,7 +25,7 @@ from mcc.ckpt.format import Format, WriteOptions
 from mcc.ckpt.source import Meta, Source, expected_shapes
 from mcc.ckpt.tokenizer_files import TOKENIZER, write_hf_tokenizer
 from mcc.ckpt.torch_read import FileTensor, by_name, open_torch
-from mcc.ckpt.torch_write import Later, TorchWriter
+from mcc.ckpt.torch_write import Later, TorchWriter, torch_writer
 from mcc.core.errors import MccError, UsageError
 from mcc.core.events import Reporter
 from mcc.models.base.config import ModelConfig
@@ -171,15 +171,17 @@ class Acsgd(Format):
 
         def read(entry: tuple[str, str, Form, Later]) -> Tensor:
             _, name, form, _ = entry
-            return form.to(source.read_as(name, wanted), config)
+            return form.to(source.read_as(name, wanted), config).contiguous()
 
         with reporter.task("write", size, "B") as task, ExitStack() as stack:
             writers: dict[str, TorchWriter] = {}
-            for (file, _, _, later), tensor in ahead(entries, read, options.workers):
+            for (file, _, _, later), tensor in ahead(
+                entries, read, lambda entry: entry[-1].size_bytes, options.workers
+            ):
                 if file not in writers:
                     stack.close()  # the one before is complete
                     masks = _masks(config) if "attn.c_attn.weight" in files[file] else {}
-                    writers[file] = stack.enter_context(TorchWriter(folder / file, files[file] | masks))
+                    writers[file] = stack.enter_context(torch_writer(folder / file, files[file] | masks))
                 writers[file].put(later, tensor)
                 task.advance(later.size_bytes)
         values |= write_hf_tokenizer(source.meta.tokenizer, folder, config.positions)

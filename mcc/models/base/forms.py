@@ -50,13 +50,16 @@ class _Same(Form):
 
 
 class _Transposed(Form):
-    """transformers' Conv1D keeps [in, out] where a linear layer keeps [out, in]."""
+    """transformers' Conv1D keeps [in, out] where a linear layer keeps [out, in].
+
+    A view: who writes it makes it one block of memory, and what is turned twice costs nothing.
+    """
 
     def to(self, tensor: Tensor, config: ModelConfig) -> Tensor:
-        return tensor.T.contiguous()
+        return tensor.T
 
     def back(self, tensor: Tensor, config: ModelConfig) -> Tensor:
-        return tensor.T.contiguous()
+        return tensor.T
 
     def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return shape[::-1]
@@ -86,7 +89,7 @@ class _FusedQKV(Form):
 
 class _FusedQKVTransposed(_FusedQKV):
     def to(self, tensor: Tensor, config: ModelConfig) -> Tensor:
-        return super().to(tensor, config).T.contiguous()
+        return super().to(tensor, config).T
 
     def back(self, tensor: Tensor, config: ModelConfig) -> Tensor:
         return super().back(tensor.T.contiguous(), config)  # one transposition, then whole rows: faster than at once
