@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+_LARGE = 4_000_000
+
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 
@@ -16,13 +18,13 @@ def ahead(
 ) -> Iterator[tuple[Key, Value]]:
     """Every key with what `read` gives for it, in order; `workers` threads read the next ones meanwhile.
 
-    Besides the value that was yielded, no more are held than `workers` of the largest would take, and a quarter of it
-    for small ones: where large and small ones take turns, the next large one is read while this one is used.
+    Besides the value that was yielded no more than `workers` large ones are held, and of small ones less than 4 MB:
+    where large and small ones take turns, the next large one is read while this one is used.
 
     Args:
         keys: what to read.
         read: called once a key.
-        size: how much the value of a key will take.
+        size: bytes that the value of a key will take.
         workers: threads. 0: each is read when its turn comes.
 
     >>> list(ahead("ab", str.upper, len, workers=2))
@@ -32,19 +34,21 @@ def ahead(
         for key in keys:
             yield key, read(key)
         return
-    largest = max(map(size, keys), default=0)
-    room = workers * largest + largest // 4
+
+    def cost(key: Key) -> float:
+        return min(size(key) / _LARGE, 1)
+
     with ThreadPoolExecutor(workers, thread_name_prefix="read") as pool:
         waiting: deque[tuple[Key, Future[Value]]] = deque()
-        behind = 0  # the first of those waiting
+        behind = 0.0  # the first of those waiting
         try:
             for key in keys:
-                while waiting and behind + size(key) > room:
+                while waiting and behind + cost(key) >= workers + 1:
                     first, value = waiting.popleft()
-                    behind -= size(waiting[0][0]) if waiting else 0
+                    behind -= cost(waiting[0][0]) if waiting else 0
                     yield first, value.result()
                     del value
-                behind += size(key) if waiting else 0
+                behind += cost(key) if waiting else 0
                 waiting.append((key, pool.submit(read, key)))
             while waiting:
                 first, value = waiting.popleft()

@@ -110,7 +110,7 @@ class Cut:
     def wholes(self, key: tuple[_Entry, str]) -> list[Tensor]:
         """What a tensor of the files is cut from."""
         entry, slot = key
-        return [self.read(slot, name) for name in entry.names]
+        return [self.read(slot, name).contiguous() for name in entry.names]  # turned here, not by the writers
 
     def size(self, key: tuple[_Entry, str]) -> int:
         """Bytes of what `wholes` gives."""

@@ -236,6 +236,7 @@ def _write_file(file: Path, entries: Sequence[Entry], advance: Callable[[float],
             assert tensor.dtype == entry.dtype and tuple(tensor.shape) == entry.shape, entry.name
             out.write(bytes_of(tensor))
             advance(entry.size_bytes)
+            del tensor  # before the next one
 
 
 def _write_pickled(file: Path, entries: Sequence[Entry], advance: Callable[[float], None], workers: int) -> None:
@@ -244,6 +245,7 @@ def _write_pickled(file: Path, entries: Sequence[Entry], advance: Callable[[floa
         for entry, tensor in ahead(entries, _read, _size, workers):
             out.put(later[entry.name], tensor)
             advance(entry.size_bytes)
+            del tensor  # before the next one
 
 
 def _read(entry: Entry) -> Tensor:

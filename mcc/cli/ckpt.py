@@ -20,9 +20,9 @@ app = typer.Typer(
 
 @app.callback()
 def _before() -> None:
-    from mcc.core.pages import keep_pages
+    from mcc.core.pages import huge_pages
 
-    keep_pages()
+    huge_pages()
 
 
 @app.command()

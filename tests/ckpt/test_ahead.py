@@ -9,8 +9,8 @@ import pytest
 from mcc.ckpt.ahead import ahead
 
 
-def one(key: object) -> int:
-    return 1
+def large(key: object) -> int:
+    return 1 << 30
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
@@ -21,7 +21,7 @@ def test_no_more_than_the_workers_are_held(workers: int) -> None:
         begun.append(key)
         return key * key
 
-    for key, value in ahead(range(20), read, one, workers):
+    for key, value in ahead(range(20), read, large, workers):
         assert value == key * key
         assert max(begun) <= key + workers
     assert sorted(begun) == list(range(20))
@@ -35,13 +35,14 @@ def test_the_next_is_read_while_one_is_written() -> None:
             second.set()
         return key
 
-    for key, _ in ahead(range(3), read, one):
+    for key, _ in ahead(range(3), read, large):
         if key == 0:
             assert second.wait(60)
 
 
 def test_small_ones_between_do_not_keep_the_next_large_one_waiting() -> None:
-    sizes = [8, 1, 0, 8, 1, 0, 8]
+    million = 1_000_000
+    sizes = [8 * million, million, 0, 9 * million, million, 0, 8 * million]
     begun = [threading.Event() for _ in sizes]
 
     def read(key: int) -> int:
@@ -56,12 +57,18 @@ def test_small_ones_between_do_not_keep_the_next_large_one_waiting() -> None:
         assert key != 0 or begun[3].wait(60)
         assert key != 3 or begun[6].wait(60)
         held = max(held, sum(size(n) for n in range(key + 1, len(sizes)) if begun[n].is_set()))
-    assert 8 < held <= 8 + 8 // 4
+    assert 9 * million < held < (9 + 4) * million
+
+
+def test_small_ones_are_bounded_too() -> None:
+    begun: list[int] = []
+    for key, _ in ahead(range(50), begun.append, lambda key: 500_000):
+        assert len(begun) <= key + 1 + 2 * 4_000_000 // 500_000
 
 
 def test_errors_come_in_their_turn() -> None:
     seen = []
     with pytest.raises(ZeroDivisionError):
-        for key, _ in ahead([1, 2, 0, 3], lambda key: 1 / key, one, workers=3):
+        for key, _ in ahead([1, 2, 0, 3], lambda key: 1 / key, large, workers=3):
             seen.append(key)
     assert seen == [1, 2]
