@@ -33,7 +33,7 @@ from origins import build
 
 from mcc.ckpt.convert import convert
 from mcc.ckpt.format import WriteOptions
-from mcc.core.pages import huge_pages
+from mcc.core.pages import cheap_blocks
 
 _PATHS = (
     *("llama:hf:mcc", "llama:mcc:hf", "llama:hf:mcc-safetensors", "llama:mcc-safetensors:hf"),
@@ -53,7 +53,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--to-disk", action="store_true", help="until everything is on the disk, for both (sync)")
     args = parser.parse_args()
-    if huge_pages():
+    if cheap_blocks():
         os.execv(sys.executable, [sys.executable, *sys.argv])  # torch has been loaded already
     rows: list[dict[str, Any]] = [_start_up()]
     with tempfile.TemporaryDirectory() as folder:

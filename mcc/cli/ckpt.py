@@ -20,9 +20,9 @@ app = typer.Typer(
 
 @app.callback()
 def _before() -> None:
-    from mcc.core.pages import huge_pages
+    from mcc.core.pages import cheap_blocks
 
-    huge_pages()
+    cheap_blocks()
 
 
 @app.command()
