@@ -30,6 +30,7 @@ def numbers(dtype: torch.dtype, *shape: int) -> torch.Tensor:
 def test_torch_reads_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: bool) -> None:
     if large:
         monkeypatch.setattr(stored_zip, "_LARGE", 1)
+        monkeypatch.setattr(stored_zip, "_PIECE", 7)  # and several pieces
     tensors = {str(dtype): numbers(dtype, 3, 5) for dtype in DTYPES} | {
         "none": torch.zeros(0, 4),
         "scalar": torch.tensor(3.0),
