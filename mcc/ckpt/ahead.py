@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-_LARGE = 4_000_000
+_LARGE = 4_000_000  # bytes
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -18,8 +18,8 @@ def ahead(
 ) -> Iterator[tuple[Key, Value]]:
     """Every key with what `read` gives for it, in order; `workers` threads read the next ones meanwhile.
 
-    Besides the value that was yielded no more than `workers` large ones are held, and of small ones less than 4 MB:
-    where large and small ones take turns, the next large one is read while this one is used.
+    Besides the value that was yielded fewer than `workers` + 1 are held, where one below 4 MB counts as its share of
+    that: where large and small ones take turns, the next large one is read while this one is used.
 
     Args:
         keys: what to read.
@@ -35,15 +35,16 @@ def ahead(
             yield key, read(key)
         return
 
-    def cost(key: Key) -> float:
-        return min(size(key) / _LARGE, 1)
+    def cost(key: Key) -> int:
+        return min(size(key), _LARGE)
 
+    room = (workers + 1) * _LARGE
     with ThreadPoolExecutor(workers, thread_name_prefix="read") as pool:
         waiting: deque[tuple[Key, Future[Value]]] = deque()
-        behind = 0.0  # the first of those waiting
+        behind = 0  # the first of those waiting
         try:
             for key in keys:
-                while waiting and behind + cost(key) >= workers + 1:
+                while waiting and behind + cost(key) >= room:
                     first, value = waiting.popleft()
                     behind -= cost(waiting[0][0]) if waiting else 0
                     yield first, value.result()

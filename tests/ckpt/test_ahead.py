@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+from unittest import mock
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from mcc.ckpt.ahead import ahead
 
@@ -64,6 +70,26 @@ def test_small_ones_are_bounded_too() -> None:
     begun: list[int] = []
     for key, _ in ahead(range(50), begun.append, lambda key: 500_000):
         assert len(begun) <= key + 1 + 2 * 4_000_000 // 500_000
+
+
+class AtOnce(ThreadPoolExecutor):
+    """What is asked for is done when it is asked for: no thread can be late."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        done.set_result(fn(*args, **kwargs))
+        return done
+
+
+@given(sizes=st.lists(st.sampled_from([5_000_000]) | st.integers(1, 300_000), max_size=300), workers=st.integers(1, 3))
+@example(sizes=[300_000, 100_000, 7, *[5_000_000, 200_001, 3] * 60], workers=1)
+def test_never_more_large_ones_than_workers(sizes: list[int], workers: int) -> None:
+    begun: list[int] = []
+    with mock.patch("mcc.ckpt.ahead.ThreadPoolExecutor", AtOnce):
+        for key, _ in ahead(range(len(sizes)), begun.append, sizes.__getitem__, workers):
+            waiting = [sizes[n] for n in range(key + 1, len(begun))]
+            assert sum(size == 5_000_000 for size in waiting) <= workers
+            assert sum(min(size, 4_000_000) for size in waiting) < (workers + 1) * 4_000_000
 
 
 def test_errors_come_in_their_turn() -> None:
