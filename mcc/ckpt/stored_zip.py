@@ -14,7 +14,7 @@ from mcc.core.files import Output
 
 _ALIGNED = 64
 _LARGE = 1 << 31  # from here on numbers take 8 bytes; any bound below 4 GiB would do
-_FULL = 0xFFFFFFFF  # says so where there are 4
+_FULL, _MANY = 0xFFFFFFFF, 0xFFFF  # say so where there are 4 bytes, and 2 for the number of members
 _NO_TIME = (0, 0x21)  # the first of January 1980: the same data gives the same bytes
 _PIECE = 1 << 19  # summed, then written: still in the processor's cache
 
@@ -62,10 +62,10 @@ class StoredZip:
         """Write the directory: the archive is complete."""
         entries, at, count = b"".join(self._directory), self.size_bytes, len(self._directory)
         self._write(entries)
-        if max(at, count << 15) >= _LARGE:  # of the members there may be 2**16 - 1
+        if at >= _LARGE or count >= _MANY:
             end = struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, count, count, len(entries), at)
             self._write(end + struct.pack("<4sLQL", b"PK\6\7", 0, self.size_bytes, 1))
-            at, count = _FULL, 0xFFFF
+            at, count = _FULL, _MANY
         self._write(struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, count, count, len(entries), at, 0))
 
     def _write(self, data: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -16,4 +17,6 @@ print(os.environ["THP_MEM_ALLOC_ENABLE"])
 
 
 def test_huge_pages_are_asked_for_before_torch_is_loaded() -> None:
-    assert subprocess.run([sys.executable, "-c", _CHILD], capture_output=True, text=True, check=True).stdout == "1\n"
+    child = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
+    done = subprocess.run([sys.executable, "-c", _CHILD], capture_output=True, text=True, check=True, env=child)
+    assert done.stdout == "1\n"

@@ -13,9 +13,11 @@ import pytest
 import torch
 
 from mcc.ckpt import stored_zip
+from mcc.ckpt.stored_zip import StoredZip
 from mcc.ckpt.torch_read import FileTensor, open_torch
 from mcc.ckpt.torch_write import Later, torch_writer
 from mcc.core.errors import MccError
+from mcc.core.files import Output
 from tests.ckpt.test_foreign import Hostile, attacks
 
 FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
@@ -56,6 +58,19 @@ def test_torch_reads_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyP
             start = info.header_offset + 30 + int.from_bytes(lengths[:2], "little")
             start += int.from_bytes(lengths[2:], "little")
             assert "/data/" not in info.filename or start % 64 == 0, info.filename
+
+
+def test_archives_of_many_members(tmp_path: Path) -> None:
+    """In its two bytes 65,535 says that their number stands elsewhere."""
+    file, count = tmp_path / "x.zip", 0xFFFF
+    with Output(file) as out:
+        archive = StoredZip(out, "x")
+        for number in range(count):
+            archive.add(str(number), b"")
+        archive.finish()
+    with zipfile.ZipFile(file) as found:
+        assert [info.filename for info in found.infolist()] == [f"x/{number}" for number in range(count)]
+    assert b"PK\6\6" in file.read_bytes()[-200:]
 
 
 def test_a_tensor_that_was_never_written(tmp_path: Path) -> None:

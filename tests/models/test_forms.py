@@ -28,6 +28,13 @@ def test_back_is_the_inverse_and_shape_is_told(name: str) -> None:
     assert torch.equal(form.to(form.back(there, CONFIG), CONFIG), there)
 
 
+def test_what_is_turned_twice_is_not_copied() -> None:
+    form, tensor = FORMS["transposed"], torch.randn(12, 4)
+    for there in (form.to(tensor, CONFIG), form.back(tensor, CONFIG)):
+        assert there.data_ptr() == tensor.data_ptr()
+        assert form.back(there, CONFIG).is_contiguous()
+
+
 def test_fused_qkv_of_shared_keys_by_name() -> None:
     """Four heads, two key/value heads, one channel: a group's queries, its key, its value."""
     ours = ["q0", "q1", "k0", "v0", "q2", "q3", "k1", "v1"]
