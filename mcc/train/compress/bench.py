@@ -100,7 +100,11 @@ def _speed(text: str, codec: Codec, x: Tensor, repeats: int) -> CodecSpeed:
     payload = codec.encode(x, context)
 
     def seconds(work: Callable[[], object]) -> float:
-        return _seconds(work, repeats, x.is_cuda)
+        return _seconds(repeats, x.is_cuda, work)[0]
+
+    def of_matmuls(work: Callable[[], object], matmuls: Callable[[], object]) -> float:
+        took, least = _seconds(repeats, x.is_cuda, work, matmuls)
+        return took / least
 
     encode, decode = seconds(lambda: codec.encode(x, context)), seconds(lambda: codec.decode(payload, context))
     copy = seconds(lambda: there.copy_(x))
@@ -115,8 +119,8 @@ def _speed(text: str, codec: Codec, x: Tensor, repeats: int) -> CodecSpeed:
     if isinstance(codec, PowerSGD) and not codec.batch:
         matrix = x.reshape(codec.n, codec.m)
         p_rn, q_rm = (torch.randn(codec.low_rank, rows, device=x.device) for rows in matrix.shape)
-        matmuls[0] = encode / seconds(lambda: (q_rm @ matrix.mT, p_rn @ matrix))
-        matmuls[1] = decode / seconds(lambda: p_rn.mT @ q_rm)
+        matmuls[0] = of_matmuls(lambda: codec.encode(x, context), lambda: (q_rm @ matrix.mT, p_rn @ matrix))
+        matmuls[1] = of_matmuls(lambda: codec.decode(payload, context), lambda: p_rn.mT @ q_rm)
     return CodecSpeed(
         codec=text,
         shape=tuple(x.shape),
@@ -133,16 +137,18 @@ def _speed(text: str, codec: Codec, x: Tensor, repeats: int) -> CodecSpeed:
     )
 
 
-def _seconds(work: Callable[[], object], repeats: int, cuda: bool) -> float:
-    times = []
+def _seconds(repeats: int, cuda: bool, *works: Callable[[], object]) -> list[float]:
+    """The median time of each of `works`, taken by turns: a machine that is slow for a moment is so for all."""
+    times: list[list[float]] = [[] for _ in works]
     for i in range(repeats + _WARM_UP):
-        start = time.perf_counter()
-        work()
-        if cuda:
-            torch.cuda.synchronize()
-        if i >= _WARM_UP:
-            times.append(time.perf_counter() - start)
-    return median(times)
+        for work, found in zip(works, times, strict=True):
+            start = time.perf_counter()
+            work()
+            if cuda:
+                torch.cuda.synchronize()
+            if i >= _WARM_UP:
+                found.append(time.perf_counter() - start)
+    return [median(found) for found in times]
 
 
 def check_plot(path: Path) -> None:

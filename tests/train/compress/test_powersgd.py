@@ -111,13 +111,24 @@ def test_samples_warm_up_apart():
         torch.testing.assert_close(seen, alone.decode(alone.encode(x[1], context), context), atol=1e-5, rtol=1e-4)
 
 
-def test_a_slot_of_zeros_begins_again():
-    codec = make("powersgd:rank=2,per=sample", (2, 9, 12))
-    x = torch.stack([normal(9, 12), torch.zeros(9, 12)])
+@pytest.mark.parametrize("rows", [9, 4096])  # above some size a kernel finds the rows, if there is one
+def test_a_slot_of_zeros_begins_again(rows):
+    codec = make("powersgd:rank=2,per=sample", (2, rows, 12))
+    x = torch.stack([normal(rows, 12), torch.zeros(rows, 12)])
     codec.encode(x, Context())
-    x = normal(2, 9, 12, seed=1)
+    x = normal(2, rows, 12, seed=1)
     seen = codec.decode(codec.encode(x, Context(step=1)), Context(step=1))
     assert seen[1].norm() > 0.1 * x[1].norm()
+
+
+@pytest.mark.parametrize("rows", [9, 4096])
+def test_a_matrix_of_zeros_begins_again(rows):
+    """With the first step's factor, to the bit."""
+    once, anew = make("powersgd:rank=2", (rows, 12)), make("powersgd:rank=2", (rows, 12))
+    once.encode(torch.zeros(rows, 12), Context())
+    x = normal(rows, 12, seed=1)
+    for seen, expected in zip(once.encode(x, Context(step=1)), anew.encode(x, Context()), strict=True):
+        assert torch.equal(seen, expected)
 
 
 def test_error_is_never_above_the_matrix():

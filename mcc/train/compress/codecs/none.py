@@ -17,7 +17,7 @@ class Identity(Codec):
         return (self.spec,)
 
     def encode(self, x: Tensor, context: Context) -> Payload:
-        return (x.to(self.spec.dtype),)
+        return (x if x.dtype is self.spec.dtype else x.to(self.spec.dtype),)
 
     def decode(self, payload: Payload, context: Context) -> Tensor:
         return payload[0]

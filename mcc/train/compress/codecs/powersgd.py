@@ -93,12 +93,12 @@ class PowerSGD(Codec):
 
     def encode(self, x: Tensor, context: Context) -> Payload:
         matrix = self._matrix(x)
-        q_rm = self._factor(context, x.device)
+        q_rm = self._last(context, x.device)
         for _ in range(self._steps(context) - 1):
             q_rm = orthonormal(q_rm @ matrix.mT) @ matrix
-        sent_p = self.factors[0].encode(orthonormal(q_rm @ matrix.mT), context)
-        p_rn = self.factors[0].decode(sent_p, context).float()  # as the receiver sees it, so that Q makes up for it
-        q_rm = p_rn @ matrix
+        sent_p = self.factors[0].encode(self._rows(q_rm, matrix), context)
+        p_rn = self.factors[0].decode(sent_p, context)  # as the receiver sees it, so that Q makes up for it
+        q_rm = (p_rn if p_rn.dtype == torch.float32 else p_rn.float()) @ matrix
         self._remember(q_rm, context)
         return *sent_p, *self.factors[1].encode(q_rm, context)
 
@@ -117,7 +117,7 @@ class PowerSGD(Codec):
         if not streams:
             return []
         matrices = [c._matrix(x) for c, x in zip(streams, tensors, strict=True)]
-        qs = [c._factor(context, m.device) for c, m in zip(streams, matrices, strict=True)]
+        qs = [c._alive(c._last(context, m.device)) for c, m in zip(streams, matrices, strict=True)]
         for _ in range(streams[0]._steps(context)):
             ps = group.sum_flat([(q.float() @ m.mT).to(c.dtype) for c, m, q in zip(streams, matrices, qs, strict=True)])
             # Every rank has the same sum, so the same rows: not sent again.
@@ -149,14 +149,24 @@ class PowerSGD(Codec):
     def _steps(self, context: Context) -> int:
         return 1 if context.training or not self.options.warm_start else _EVALUATION_STEPS
 
-    def _factor(self, context: Context, device: torch.device) -> Tensor:
-        if not context.training:
-            return self._start().to(device)
-        # A zero matrix leaves a zero factor, which no step could leave again. Others hardly begin with a zero.
-        if not (self.q_rm[..., 0, 0].all() if self.batch else self.q_rm[0, 0]):
-            dead = ~self.q_rm.flatten(-2).any(-1)
-            self.q_rm = torch.where(dead[..., None, None], self._start().to(self.q_rm), self.q_rm)
-        return self.q_rm.to(device)
+    def _last(self, context: Context, device: torch.device) -> Tensor:
+        return (self.q_rm if context.training else self._start()).to(device)
+
+    def _alive(self, q_rm: Tensor) -> Tensor:
+        """The factor, begun anew where it is zero: a zero matrix leaves such a one, which no step could leave again."""
+        if q_rm[..., 0, 0].all() if self.batch else q_rm[0, 0]:  # others hardly begin with a zero
+            return q_rm
+        dead = ~q_rm.flatten(-2).any(-1)
+        return torch.where(dead[..., None, None], self._start().to(q_rm), q_rm)
+
+    def _rows(self, q_rm: Tensor, matrix: Tensor) -> Tensor:
+        """P^T, orthonormal. Kernels do it where no row is zero, which saves the look whether the factor is."""
+        p_rn = q_rm @ matrix.mT
+        found = kernels.orthonormal(p_rn)
+        if found is not None:
+            return found
+        alive = self._alive(q_rm)
+        return orthonormal(p_rn if alive is q_rm else alive @ matrix.mT)
 
     def _remember(self, q_rm: Tensor, context: Context) -> None:
         if self.options.warm_start and context.training:
