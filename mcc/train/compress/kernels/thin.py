@@ -22,7 +22,7 @@ from numba import carray, njit
 
 from mcc.train.compress.kernels.compiled import compile_program
 
-_SPAN = 256  # columns that are worked on at once: more would be memory fetched anew each time
+_SPAN = 512  # columns that are worked on at once: more would be memory fetched anew each time
 _ONCE, _TWICE = 0.02, 1e-4  # `least`, above which it is done once, or twice: rows are then orthonormal to 1e-5
 
 # Sums in any order, so that they are taken on vectors.
@@ -77,6 +77,13 @@ def _mix(out: Any, t: Any, w: Any, j: Any, k: Any) -> None:
 
 
 @njit(**_LOOPS)
+def _eliminate(one: Any, other: Any, pivot: Any, share: Any, share_of_other: Any, upto: Any) -> None:
+    for k in range(upto):
+        one[k] -= share * pivot[k]
+        other[k] -= share_of_other * pivot[k]
+
+
+@njit(**_LOOPS)
 def _inverse(g: Any, r: Any, w: Any) -> Any:
     """w = L^-1 D of the Gram matrix g, lower triangles; `least`, or 0 where g has no such L."""
     scale = np.empty(r)
@@ -84,24 +91,30 @@ def _inverse(g: Any, r: Any, w: Any) -> Any:
         if not (g[i, i] > 0 and g[i, i] < np.inf):
             return 0.0
         scale[i] = 1 / math.sqrt(g[i, i])
-    # Elimination beside the unit matrix: of a row, what changes lies side by side.
-    both = np.zeros((r, 2 * r))
+    # Elimination beside the unit matrix, in one: up to column j a row has of the latter what was eliminated, beyond it
+    # what is left of g. Two rows at a time and whole vectors, so that there is room for one row more.
+    width = (r + 8) // 8 * 8
+    a, pivot = np.zeros((r + 1, width)), np.zeros(width)
     for i in range(r):
         for j in range(i + 1):
-            both[i, j] = both[j, i] = scale[i] * scale[j] * g[i, j]
-        both[i, r + i] = 1
+            a[i, j] = scale[i] * scale[j] * g[i, j]
     least = 1.0
     for j in range(r):
-        above, x = both[j, j + 1 : r + j + 1], both[j, j]
+        x = a[j, j]
         if not x > _TWICE:
             return 0.0
-        least = min(least, x)
+        least, inverse = min(least, x), 1 / x
+        for k in range(j):
+            pivot[k] = a[j, k]
+        pivot[j] = 1
         for i in range(j + 1, r):
-            row, share = both[i, j + 1 : r + j + 1], both[i, j] / x
-            for k in range(row.size):
-                row[k] -= share * above[k]
+            pivot[i], a[i, j] = a[i, j], 0
+        for i in range(j + 1, r, 2):
+            shares = inverse * pivot[i], inverse * pivot[i + 1]
+            _eliminate(a[i], a[i + 1], pivot, *shares, (i + 9) // 8 * 8)
+        root = math.sqrt(inverse)
         for k in range(j + 1):
-            w[j, k] = both[j, r + k] * scale[k] / math.sqrt(x)
+            w[j, k] = pivot[k] * scale[k] * root
     return least
 
 
