@@ -67,6 +67,8 @@ class IndexConfig:
         for name in ("all_documents", "valid_data_path"):
             if getattr(self, name) and self.split != type(self).split:
                 raise UsageError(f"{name} and a split exclude each other", "leave one of them out")
+        if self.fixed and self.epochs is not None:
+            raise UsageError("--samples fixed has the same windows in every epoch, however many", "leave it out")
         if self.kind == "bert" and self.fixed:
             raise UsageError("--samples fixed is for tokens end to end; BERT's samples are masked anew", "leave it out")
         if self.kind == "bert" and self.epochs is not None:

@@ -18,8 +18,8 @@ from mcc.core.events import SILENT, Reporter
 from mcc.core.files import require_file
 from mcc.eval.loading import Codecs, Loaded, load
 from mcc.eval.packing import Span
+from mcc.eval.records import records
 from mcc.eval.scorer import DEFAULT_BATCH_TOKENS, Scorer
-from mcc.eval.task import records
 from mcc.eval.tokenizer import TextTokenizer
 
 How = Literal["strict", "non-strict"]

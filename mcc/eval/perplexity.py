@@ -25,8 +25,8 @@ from mcc.core.events import Task as Progress
 from mcc.core.files import require_file
 from mcc.eval.detokenize import detokenizer
 from mcc.eval.loading import Codecs, Loaded, load
+from mcc.eval.records import records
 from mcc.eval.scorer import DEFAULT_BATCH_TOKENS, Scorer, Span
-from mcc.eval.task import records
 from mcc.eval.tokenizer import TextTokenizer
 
 DEFAULT_OVERLAP = 32

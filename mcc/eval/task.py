@@ -6,15 +6,15 @@ A task is one file of `mcc/eval/tasks`; its name is the task's. It says what it 
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from mcc.core.errors import MccError
 from mcc.core.files import require_file
 from mcc.core.plugins import Kind
+from mcc.eval.records import records, short
 
 Record = Mapping[str, Any]
 # Checks a field's value and gives it in its plain form; raises ValueError("must be ...").
@@ -73,7 +73,7 @@ class Task(ABC):
             try:
                 document[name] = check(record[name])
             except ValueError as error:
-                raise ValueError(f"{name!r} {error}, not {_short(record[name])}") from None
+                raise ValueError(f"{name!r} {error}, not {short(record[name])}") from None
         return document
 
     @abstractmethod
@@ -131,30 +131,3 @@ def read_documents(task: Task, file: str | Path) -> list[dict[str, Any]]:
     if not documents:
         raise MccError(f"{file} is empty: there is nothing to score", "give a JSONL file, one document a line")
     return documents
-
-
-def records(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, JSON object) of a JSONL file; blank lines are skipped.
-
-    Raises:
-        MccError: a line is not a JSON object in UTF-8; names the line.
-    """
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                at = f"{error.msg} at column {error.colno}"
-                raise MccError(f"{file}:{number}: not JSON: {at}", "one JSON object a line, UTF-8") from None
-            except UnicodeDecodeError as error:
-                raise MccError(f"{file}:{number}: not JSON: {error.reason}", "one JSON object a line, UTF-8") from None
-            if not isinstance(record, dict):
-                raise MccError(f"{file}:{number}: not a JSON object: {_short(record)}", "one JSON object a line")
-            yield number, record
-
-
-def _short(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 40 else f"{shown[:37]}..."

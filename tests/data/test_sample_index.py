@@ -78,6 +78,8 @@ def test_fixed_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(np.array_equal(found.samples[i], expected.samples[i]) for i in range(train.samples))
     with pytest.raises(UsageError, match="masked anew"):
         IndexConfig(samples="fixed", kind="bert")
+    with pytest.raises(UsageError, match="however many"):
+        IndexConfig(samples="fixed", seq_length=8, epochs=2)
     with pytest.raises(UsageError, match="how many samples"):
         IndexConfig()
 

@@ -16,6 +16,7 @@ from mcc.train.compiled import check_compile
 from mcc.train.config import TrainConfig
 from mcc.train.sources.source import Evaluation
 from tests.ranks import run_ranks
+from tests.slow import of_every_change
 from tests.train.job import job_config, tokens
 from tests.train.toy import MODEL, make_engine, toy_batch, toy_config, train, whole_parameters, with_run
 
@@ -100,9 +101,7 @@ def _both(config: TrainConfig) -> tuple[Any, Any]:
     return _trained(config), _trained(with_run(config, compile=True))
 
 
-@pytest.mark.parametrize(
-    "layout", [name if name in EVERY else pytest.param(name, marks=pytest.mark.slow) for name in LAYOUTS]
-)
+@pytest.mark.parametrize("layout", of_every_change(LAYOUTS, EVERY))
 def test_compiled_equals_eager(layout: str) -> None:
     family, more = LAYOUTS[layout]
     config = _config(family, **more)

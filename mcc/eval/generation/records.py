@@ -10,6 +10,7 @@ from typing import Any
 
 from mcc.core.errors import MccError
 from mcc.core.files import atomic_path, require_file
+from mcc.eval.records import records
 
 _JSON = (".jsonl", ".json")
 
@@ -88,18 +89,10 @@ def _lines(path: Path) -> Iterator[Prompt]:
 
 
 def _records(path: Path, name: str) -> Iterator[Prompt]:
-    for number, line in enumerate(_text(path), 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise MccError(
-                f"{path}:{number}: not JSON: {error.msg} at column {error.colno}", "one record a line"
-            ) from None
-        if not isinstance(record, dict) or not isinstance(record.get(name), str):
-            has = ", ".join(map(repr, record)) if isinstance(record, dict) else "no fields"
-            raise MccError(f"{path}:{number}: no text {name!r} (has {has or 'none'})", "name its field: --field NAME")
+    for number, record in records(path):
+        if not isinstance(record.get(name), str):
+            has = ", ".join(map(repr, record)) or "none"
+            raise MccError(f"{path}:{number}: no text {name!r} (has {has})", "name its field: --field NAME")
         yield Prompt(record[name], record)
 
 

@@ -13,6 +13,7 @@ from mcc.core.errors import MccError, UsageError
 from mcc.train.compress.codec import Codec, Context, TensorSpec, nbytes, pack, unpack
 from mcc.train.compress.spec import parse
 from tests.ranks import run_ranks
+from tests.slow import of_every_change
 from tests.train.toy import make_engine, toy_batch, toy_config
 
 SHAPE = (2, 5, 6)  # two samples of 5 tokens
@@ -263,9 +264,7 @@ LAYOUTS = {
 EVERY = ("gpipe", "dualpipev", "all-axes", "context")
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in EVERY else pytest.param(name, marks=pytest.mark.slow) for name in LAYOUTS]
-)
+@pytest.mark.parametrize("name", of_every_change(LAYOUTS, EVERY))
 def test_both_ends_of_every_boundary_remember_the_same(name):
     layout, parallel, run = LAYOUTS[name]
     options = "bits=4,scale=channel" + (",store=disk" if name == "disk" else "")

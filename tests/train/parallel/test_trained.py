@@ -30,6 +30,7 @@ from mcc.train.parallel.stages import cut
 from mcc.train.parallel.trained import check_trained
 from mcc.train.sources.source import Evaluation, Source
 from tests.ranks import run_ranks
+from tests.slow import of_every_change
 from tests.train.toy import MODEL, make_engine, toy_batch, toy_config, train, whole_parameters, with_run
 
 TP = ("tp.forward=autoencoder:dim=6",)
@@ -111,9 +112,7 @@ def tp_reference():
     return reference(toy_config(compress=TP), STEPS)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in LAYOUTS]
-)
+@pytest.mark.parametrize("name", of_every_change(LAYOUTS, LAYOUTS.keys() - SLOW))
 def test_tp_equals_plain_torch(name, tp_reference):
     losses, parameters = tp_reference
     layout = LAYOUTS[name]
@@ -141,9 +140,7 @@ PIPELINES: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if "dp2" in name else name for name in PIPELINES]
-)
+@pytest.mark.parametrize("name", of_every_change(PIPELINES, [name for name in PIPELINES if "dp2" not in name]))
 def test_pp_equals_plain_torch(name):
     layout, boundaries = PIPELINES[name]
     losses, parameters = reference(toy_config(compress=(*PP, *TP)[: 2 if "tp2" in name else 1]), STEPS, boundaries)
