@@ -18,7 +18,7 @@ EPILOG = r"""Examples:
 
 mcc bench paper optimus-cc --plot
 
-mcc bench paper mcbench --models models --data data --only mcbench-q2 --only mcbench-t1 --size quick
+mcc bench paper mcbench --models models --data data --only q2 --only t1 --size quick
 
 mcc bench paper --list
 
