@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7b8794")
+_SHAPES = (("o", "-"), ("s", "--"), ("^", ":"))  # of points and lines: the next when the colours begin again
 _SMOOTH = 8  # neighbouring points of a curve that are averaged
 
 
@@ -30,6 +31,8 @@ def draw(report: Report, path: Path) -> None:
         panel(axes, report, ran)
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(f"{report.paper}: {report.layout}, {report.source}")
+    curves = figure.axes[1].get_lines()
+    figure.legend(curves, [row.name for row in ran], loc="outside lower center", frameon=False, ncols=8)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format=path.suffix.lower().removeprefix("."), dpi=110)
 
@@ -40,8 +43,7 @@ def _quality(axes: Axes, report: Report, ran: list[Row]) -> None:
     for i, row in enumerate(ran):
         if report.quality in row.figures:
             place = (row.sent(sites) / 1e6, row.figures[report.quality])
-            axes.plot(*place, "o", color=_colour(i))
-            axes.annotate(row.name, place, textcoords="offset points", xytext=(4, 4), fontsize="small")
+            axes.plot(*place, **_style(i))
     axes.set_xlim(left=0)
     axes.set_xlabel("MB sent a step by all ranks")
     axes.set_ylabel(report.quality)
@@ -50,21 +52,19 @@ def _quality(axes: Axes, report: Report, ran: list[Row]) -> None:
 def _losses(axes: Axes, report: Report, ran: list[Row]) -> None:
     for i, row in enumerate(ran):
         steps, losses = zip(*row.run["curve"], strict=True)
-        width = 2.4 if i == 0 else 1.2
-        axes.plot(steps, _smooth(losses), color=_colour(i), linewidth=width, linestyle=_line(i), label=row.name)
+        axes.plot(steps, _smooth(losses), linewidth=2.4 if i == 0 else 1.2, markevery=[], **_style(i))
     axes.set_xlabel("step")
     axes.set_ylabel("training loss")
-    axes.legend(frameon=False, fontsize="x-small", ncols=2)
 
 
 def _times(axes: Axes, report: Report, ran: list[Row]) -> None:
     """Speed by rate, of the dense run's on links that are not shaped."""
     rates = list(dict.fromkeys(rate for row in report.rows for rate in row.step_s))
     base = report.rows[0].step_s.get(rates[0])
-    for i, row in enumerate(report.rows):
+    for i, row in enumerate(ran):
         heights = [_speed(base, row.step_s.get(rate)) for rate in rates]
         if any(height == height for height in heights):
-            axes.plot(rates, heights, marker="o", color=_colour(i), linestyle=_line(i), label=row.name)
+            axes.plot(rates, heights, **_style(i))
     axes.set_ylim(bottom=0)
     axes.set_xlabel("rate of every rank's link")
     axes.set_ylabel("speed, of dense on unshaped links" if base else "steps a second")
@@ -78,9 +78,8 @@ def _smooth(values: Any) -> list[float]:
     return [sum(part) / len(part) for i in range(len(values)) for part in [values[max(0, i - _SMOOTH + 1) : i + 1]]]
 
 
-def _colour(index: int) -> str:
-    return _COLOURS[index % len(_COLOURS)]
-
-
-def _line(index: int) -> str:
-    return ("-", "--", ":")[index // len(_COLOURS) % 3]
+def _style(index: int) -> dict[str, Any]:
+    """Of a setting, in every panel."""
+    cycle, colour = divmod(index, len(_COLOURS))
+    marker, line = _SHAPES[cycle % len(_SHAPES)]
+    return {"color": _COLOURS[colour], "marker": marker, "linestyle": line}
