@@ -96,6 +96,12 @@ def narrow(u: Any, short: Any) -> None:
 
 
 @njit(**COMPILED)
+def _byte(y: Any) -> Any:
+    """y in 0..255 as a byte. Said once more in whole numbers, processors pack bytes by one instruction."""
+    return _u8(min(max(np.int32(y), np.int32(0)), np.int32(255)))
+
+
+@njit(**COMPILED)
 def levels(x: Any, inverse: Any, half: Any, q: Any) -> None:
     """The level of each x under one scale."""
     top = half + half - _f32(1)
@@ -103,7 +109,7 @@ def levels(x: Any, inverse: Any, half: Any, q: Any) -> None:
         y = np.floor(x[i] * inverse) + half
         y = y if y >= _f32(0) else _f32(0)  # NaN, too: its group decodes to no number whatever the level is
         y = y if y <= top else top
-        q[i] = _u8(np.int32(y))
+        q[i] = _byte(y)
 
 
 @njit(**COMPILED)
@@ -114,7 +120,7 @@ def levels_each(x: Any, inverse: Any, half: Any, q: Any) -> None:
         y = np.floor(x[i] * inverse[i]) + half
         y = y if y >= _f32(0) else _f32(0)
         y = y if y <= top else top
-        q[i] = _u8(np.int32(y))
+        q[i] = _byte(y)
 
 
 @njit(**COMPILED)
