@@ -93,10 +93,10 @@ class PowerSGD(Codec):
 
     def encode(self, x: Tensor, context: Context) -> Payload:
         matrix = self._matrix(x)
-        q_rm = self._last(context, x.device)
+        q_rm = self._last(context)
         for _ in range(self._steps(context) - 1):
-            q_rm = orthonormal(q_rm @ matrix.mT) @ matrix
-        sent_p = self.factors[0].encode(self._rows(q_rm, matrix), context)
+            q_rm = orthonormal(q_rm.to(x.device) @ matrix.mT) @ matrix
+        sent_p = self.factors[0].encode(self._rows(q_rm, matrix, context), context)
         p_rn = self.factors[0].decode(sent_p, context)  # as the receiver sees it, so that Q makes up for it
         q_rm = (p_rn if p_rn.dtype == torch.float32 else p_rn.float()) @ matrix
         self._remember(q_rm, context)
@@ -117,7 +117,7 @@ class PowerSGD(Codec):
         if not streams:
             return []
         matrices = [c._matrix(x) for c, x in zip(streams, tensors, strict=True)]
-        qs = [c._alive(c._last(context, m.device)) for c, m in zip(streams, matrices, strict=True)]
+        qs = [c._alive(c._last(context)).to(m.device) for c, m in zip(streams, matrices, strict=True)]
         for _ in range(streams[0]._steps(context)):
             ps = group.sum_flat([(q.float() @ m.mT).to(c.dtype) for c, m, q in zip(streams, matrices, qs, strict=True)])
             # Every rank has the same sum, so the same rows: not sent again.
@@ -149,8 +149,8 @@ class PowerSGD(Codec):
     def _steps(self, context: Context) -> int:
         return 1 if context.training or not self.options.warm_start else _EVALUATION_STEPS
 
-    def _last(self, context: Context, device: torch.device) -> Tensor:
-        return (self.q_rm if context.training else self._start()).to(device)
+    def _last(self, context: Context) -> Tensor:
+        return self.q_rm if context.training else self._start()
 
     def _alive(self, q_rm: Tensor) -> Tensor:
         """The factor, begun anew where it is zero: a zero matrix leaves such a one, which no step could leave again."""
@@ -159,14 +159,14 @@ class PowerSGD(Codec):
         dead = ~q_rm.flatten(-2).any(-1)
         return torch.where(dead[..., None, None], self._start().to(q_rm), q_rm)
 
-    def _rows(self, q_rm: Tensor, matrix: Tensor) -> Tensor:
+    def _rows(self, q_rm: Tensor, matrix: Tensor, context: Context) -> Tensor:
         """P^T, orthonormal. Kernels do it where no row is zero, which saves the look whether the factor is."""
-        p_rn = q_rm @ matrix.mT
+        p_rn = q_rm.to(matrix.device) @ matrix.mT
         found = kernels.orthonormal(p_rn)
         if found is not None:
             return found
-        alive = self._alive(q_rm)
-        return orthonormal(p_rn if alive is q_rm else alive @ matrix.mT)
+        alive = self._alive(q_rm) if context.training else q_rm
+        return orthonormal(p_rn if alive is q_rm else alive.to(matrix.device) @ matrix.mT)
 
     def _remember(self, q_rm: Tensor, context: Context) -> None:
         if self.options.warm_start and context.training:
