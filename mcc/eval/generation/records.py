@@ -83,9 +83,11 @@ def write_completions(file: str | Path, completions: Sequence[Completion]) -> No
 
 
 def _lines(path: Path) -> Iterator[Prompt]:
-    for line in _text(path):
-        if line.strip():
-            yield Prompt(line.rstrip("\r\n"))
+    try:
+        with path.open(encoding="utf-8") as lines:
+            yield from (Prompt(line.rstrip("\r\n")) for line in lines if line.strip())
+    except UnicodeDecodeError as error:
+        raise MccError(f"{path} is no UTF-8 text: {error.reason}", "convert it") from None
 
 
 def _records(path: Path, name: str) -> Iterator[Prompt]:
@@ -94,11 +96,3 @@ def _records(path: Path, name: str) -> Iterator[Prompt]:
             has = ", ".join(map(repr, record)) or "none"
             raise MccError(f"{path}:{number}: no text {name!r} (has {has})", "name its field: --field NAME")
         yield Prompt(record[name], record)
-
-
-def _text(path: Path) -> Iterator[str]:
-    try:
-        with path.open(encoding="utf-8") as lines:
-            yield from lines
-    except UnicodeDecodeError as error:
-        raise MccError(f"{path} is no UTF-8 text: {error.reason}", "convert it") from None
