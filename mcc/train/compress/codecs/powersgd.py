@@ -98,7 +98,7 @@ class PowerSGD(Codec):
             q_rm = orthonormal(q_rm.to(x.device) @ matrix.mT) @ matrix
         sent_p = self.factors[0].encode(self._rows(q_rm, matrix, context), context)
         p_rn = self.factors[0].decode(sent_p, context)  # as the receiver sees it, so that Q makes up for it
-        q_rm = (p_rn if p_rn.dtype == torch.float32 else p_rn.float()) @ matrix
+        q_rm = (p_rn if p_rn.dtype is torch.float32 else p_rn.float()) @ matrix
         self._remember(q_rm, context)
         return *sent_p, *self.factors[1].encode(q_rm, context)
 
@@ -166,7 +166,7 @@ class PowerSGD(Codec):
         if found is not None:
             return found
         alive = self._alive(q_rm) if context.training else q_rm
-        return orthonormal(p_rn if alive is q_rm else alive.to(matrix.device) @ matrix.mT)
+        return _by_qr(p_rn) if alive is q_rm else orthonormal(alive.to(matrix.device) @ matrix.mT)
 
     def _remember(self, q_rm: Tensor, context: Context) -> None:
         if self.options.warm_start and context.training:
@@ -183,5 +183,9 @@ def _factor_codec(bits: int, shape: tuple[int, ...], dtype: torch.dtype, key: st
 def orthonormal(p_rn: Tensor) -> Tensor:
     """Orthonormal rows that span those of p[..., r, n], the first ones what its first ones do."""
     found = kernels.orthonormal(p_rn)
+    return _by_qr(p_rn) if found is None else found
+
+
+def _by_qr(p_rn: Tensor) -> Tensor:
     # Contiguous as what comes over the wire: products of other strides may end in other bits.
-    return torch.linalg.qr(p_rn.mT).Q.mT.contiguous() if found is None else found
+    return torch.linalg.qr(p_rn.mT).Q.mT.contiguous()

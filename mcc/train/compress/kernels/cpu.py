@@ -49,7 +49,7 @@ def orthonormal(p_rn: Tensor) -> Tensor | None:
     out, program = torch.empty_like(p_rn), orthonormalizer()
     *_, r, n = p_rn.shape
     first, into = p_rn.data_ptr(), out.data_ptr()
-    for at in range(0, 4 * p_rn.numel(), 4 * r * n):
+    for at in range(0, p_rn.nbytes, 4 * r * n):
         if not program(r, n, first + at, into + at):
             return None
     return out
