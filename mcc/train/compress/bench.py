@@ -28,7 +28,7 @@ DEFAULT_SHAPES = ((512, 128), (1024, 1920))
 FIG14_CODECS = tuple(f"powersgd:rank={rank}" for rank in (8, 16, 24, 32, 40))
 FIG14_SHAPES = ((1024, 1920), (1024, 3072), (2048, 12288))
 _COPIES = 8  # of a tensor that stand in memory at once, at most: plain formulations keep some
-_WARM_UP = 3  # the first are slower: memory is fetched, kernels are compiled
+_WARM_UP, _WARM_UP_S = 3, 0.05  # the first are slower: memory is fetched, kernels are compiled, clocks rise
 _FORMS = (".png", ".svg", ".pdf")
 
 
@@ -139,16 +139,21 @@ def _speed(text: str, codec: Codec, x: Tensor, repeats: int) -> CodecSpeed:
 
 def _seconds(repeats: int, cuda: bool, *works: Callable[[], object]) -> list[float]:
     """The median time of each of `works`, taken by turns: a machine that is slow for a moment is so for all."""
-    times: list[list[float]] = [[] for _ in works]
-    for i in range(repeats + _WARM_UP):
-        for work, found in zip(works, times, strict=True):
-            start = time.perf_counter()
-            work()
-            if cuda:
-                torch.cuda.synchronize()
-            if i >= _WARM_UP:
-                found.append(time.perf_counter() - start)
-    return [median(found) for found in times]
+
+    def once(work: Callable[[], object]) -> float:
+        start = time.perf_counter()
+        work()
+        if cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    begun, runs = time.perf_counter(), 0
+    while runs < _WARM_UP or time.perf_counter() < begun + _WARM_UP_S:
+        for work in works:
+            once(work)
+        runs += 1
+    turns = [[once(work) for work in works] for _ in range(repeats)]
+    return [median(found) for found in zip(*turns, strict=True)]
 
 
 def check_plot(path: Path) -> None:

@@ -85,12 +85,13 @@ def _encode(
         if short:
             widen(y[start:stop], wide)
         some = wide.view(np.float32)[: stop - start] if short else x[start:stop]
+        into = packed[start:stop] if bits == 8 else q
         at, group = start, start // span
         if columns:
             while at < stop:
                 upto = min((group + 1) * span, stop)
                 each = inverse[at - group * span : upto - group * span]
-                levels_each(some[at - start : upto - start], each, half, q[at - start : upto - start])
+                levels_each(some[at - start : upto - start], each, half, into[at - start : upto - start])
                 at, group = upto, group + 1
         else:
             first = (start + size - 1) // size  # of the groups that begin in this span
@@ -106,13 +107,14 @@ def _encode(
                 upto = min((group + 1) * size, stop)
                 if group >= first:
                     now = inverse[group - first]
-                levels(some[at - start : upto - start], now, half, q[at - start : upto - start])
+                levels(some[at - start : upto - start], now, half, into[at - start : upto - start])
                 at, group = upto, group + 1
-        words = (stop - start + 7) // 8
-        for i in range(stop - start, 8 * words):
-            q[i] = np.uint8(0)
-        at = start // 8 * bits
-        pack(q[: 8 * words], bits, spare, packed[at : min(at + words * bits, nbytes)])
+        if bits < 8:
+            words = (stop - start + 7) // 8
+            for i in range(stop - start, 8 * words):
+                q[i] = np.uint8(0)
+            at = start // 8 * bits
+            pack(q[: 8 * words], bits, spare, packed[at : min(at + words * bits, nbytes)])
 
 
 def _decode(
@@ -148,21 +150,25 @@ def _decode(
             step[i] = step[i - size]
     for start in range(0, count, SPAN):
         stop = min(start + SPAN, count)
-        words = (stop - start + 7) // 8
-        at = start // 8 * bits
-        unpack(packed[at : min(at + words * bits, nbytes)], bits, spare, q[: 8 * words])
+        if bits == 8:
+            some = packed[start:stop]
+        else:
+            words = (stop - start + 7) // 8
+            at = start // 8 * bits
+            unpack(packed[at : min(at + words * bits, nbytes)], bits, spare, q[: 8 * words])
+            some = q
         into = x[: stop - start] if short or adds else out[start:stop]
         at, group = start, start // span
         if columns:
             while at < stop:
                 upto = min((group + 1) * span, stop)
                 each = step[at - group * span : upto - group * span]
-                values_each(q[at - start : upto - start], each, middle, into[at - start : upto - start])
+                values_each(some[at - start : upto - start], each, middle, into[at - start : upto - start])
                 at, group = upto, group + 1
         else:
             while at < stop:
                 upto = min((group + 1) * size, stop)
-                values(q[at - start : upto - start], step[group], middle, into[at - start : upto - start])
+                values(some[at - start : upto - start], step[group], middle, into[at - start : upto - start])
                 at, group = upto, group + 1
         if short:
             round_short(wide[: stop - start])

@@ -3,7 +3,8 @@
     q   levels, one a byte     u, w   the same memory as wider unsigned integers
 
 Numba makes a loop as wide as the processor's vectors only where an array is indexed by the loop's own variable, so
-callers hand over slices.
+callers hand over slices. What it makes of narrower whole numbers has 64 bits: `_u32(...)` around each step keeps twice
+as many in a vector.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from numba import njit
 
 from mcc.train.compress.groups import HEADROOM
 
-_u8, _u16, _u32, _u64, _f32 = np.uint8, np.uint16, np.uint32, np.uint64, np.float32
+_u8, _u16, _u32, _u64, _i32, _f32 = np.uint8, np.uint16, np.uint32, np.uint64, np.int32, np.float32
 
 # No fast mathematics: results are those of torch, bit for bit.
 COMPILED: dict[str, Any] = {"nogil": True, "error_model": "numpy", "boundscheck": False, "forceinline": True}
@@ -24,21 +25,16 @@ COMPILED: dict[str, Any] = {"nogil": True, "error_model": "numpy", "boundscheck"
 SPAN = 4096  # values that are worked on at once: their levels stay in the nearest cache
 _QUIET_NAN = _u32(0x7FC00000)
 _PAIRS, _FOURS = _u64(0x0001000100010001), _u64(0x0000000100000001)
-_INFINITY = _u32(0x7F800000)
+_MAGNITUDE, _INFINITY = _u32(0x7FFFFFFF), _u32(0x7F800000)
 _HEADROOM = _f32(HEADROOM)
 
 
 @njit(**COMPILED)
 def largest(u: Any) -> Any:
     """The greatest of |x|, as the bits of an fp32, for u the bits of fp32 values. NaN counts as above infinity."""
-    bits, found = _u32(0x7FFFFFFF), _u32(0)
-    # A quarter beside the other: each greatest waits for the one before, and groups are too short for many at a time.
-    n = u.size // 4
-    a, b, c, d = u[:n], u[n : 2 * n], u[2 * n : 3 * n], u[3 * n : 4 * n]
-    for i in range(n):
-        found = max(found, max(max(a[i] & bits, b[i] & bits), max(c[i] & bits, d[i] & bits)))
-    for i in range(4 * n, u.size):
-        found = max(found, u[i] & bits)
+    found = _u32(0)
+    for i in range(u.size):
+        found = _u32(max(found, _u32(u[i] & _MAGNITUDE)))
     return found
 
 
@@ -47,7 +43,7 @@ def largest_short(u: Any) -> Any:
     """As `largest`, for u the bits of bfloat16 values."""
     found = _u16(0)
     for i in range(u.size):
-        found = max(found, u[i] & _u16(0x7FFF))
+        found = _u16(max(found, _u16(u[i] & _u16(0x7FFF))))
     return _u32(found) << _u32(16)
 
 
@@ -55,7 +51,7 @@ def largest_short(u: Any) -> Any:
 def widest(u: Any, found: Any) -> None:
     """The greatest of found and |x| element by element, into found, as bits of fp32."""
     for i in range(u.size):
-        found[i] = max(found[i], u[i] & _u32(0x7FFFFFFF))
+        found[i] = max(found[i], _u32(u[i] & _MAGNITUDE))
 
 
 @njit(**COMPILED)
@@ -84,8 +80,9 @@ def round_short(u: Any) -> None:
     """Round fp32 bits to those that bfloat16 has, in place."""
     for i in range(u.size):
         v = u[i]
-        r = (v + _u32(0x7FFF) + ((v >> _u32(16)) & _u32(1))) & _u32(0xFFFF0000)
-        u[i] = r if v & _u32(0x7FFFFFFF) <= _INFINITY else _QUIET_NAN
+        odd = _u32(_u32(v >> _u32(16)) & _u32(1))
+        r = _u32(_u32(_u32(v + _u32(0x7FFF)) + odd) & _u32(0xFFFF0000))
+        u[i] = r if _u32(v & _MAGNITUDE) <= _INFINITY else _QUIET_NAN
 
 
 @njit(**COMPILED)
@@ -96,31 +93,30 @@ def narrow(u: Any, short: Any) -> None:
 
 
 @njit(**COMPILED)
-def _byte(y: Any) -> Any:
-    """y in 0..255 as a byte. Said once more in whole numbers, processors pack bytes by one instruction."""
-    return _u8(min(max(np.int32(y), np.int32(0)), np.int32(255)))
+def _level(y: Any, half: Any, top: Any) -> Any:
+    """The level that begins at or below y. Of NaN any: its group decodes to no number whatever the level is.
+
+    None is above top but by a scale that bfloat16 holds coarsely, below 2**-126. Processors cut off what a byte does
+    not hold while they make bytes: 0 and 255 cost nothing.
+    """
+    level = _i32(min(_i32(_i32(np.floor(y)) + half), top))
+    return _u8(min(max(level, _i32(0)), _i32(255)))
 
 
 @njit(**COMPILED)
 def levels(x: Any, inverse: Any, half: Any, q: Any) -> None:
     """The level of each x under one scale."""
-    top = half + half - _f32(1)
+    middle, top = _i32(half), _i32(half + half - _f32(1))
     for i in range(x.size):
-        y = np.floor(x[i] * inverse) + half
-        y = y if y >= _f32(0) else _f32(0)  # NaN, too: its group decodes to no number whatever the level is
-        y = y if y <= top else top
-        q[i] = _byte(y)
+        q[i] = _level(x[i] * inverse, middle, top)
 
 
 @njit(**COMPILED)
 def levels_each(x: Any, inverse: Any, half: Any, q: Any) -> None:
     """The level of each x under its own scale."""
-    top = half + half - _f32(1)
+    middle, top = _i32(half), _i32(half + half - _f32(1))
     for i in range(x.size):
-        y = np.floor(x[i] * inverse[i]) + half
-        y = y if y >= _f32(0) else _f32(0)
-        y = y if y <= top else top
-        q[i] = _byte(y)
+        q[i] = _level(x[i] * inverse[i], middle, top)
 
 
 @njit(**COMPILED)
@@ -153,10 +149,8 @@ def copy(a: Any, b: Any) -> None:
 
 @njit(**COMPILED)
 def pack(q: Any, bits: Any, spare: Any, out: Any) -> None:
-    """q[count, up to 8 more] as out: `bits.pack_bits`. `spare` holds 2 * (SPAN // 8 + 8) words."""
-    if bits == 8:
-        copy(q, out)
-    elif bits == 4:
+    """q[count, up to 8 more] as out: `bits.pack_bits`, bits below 8. `spare` holds 2 * (SPAN // 8 + 8) words."""
+    if bits == 4:
         w = q.view(np.uint16)
         for i in range(out.size):
             out[i] = _u8((w[i] | (w[i] >> _u16(4))) & _u16(0xFF))
@@ -193,9 +187,7 @@ def _pack_any(u: Any, bits: Any, spare: Any, out: Any) -> None:
 @njit(**COMPILED)
 def unpack(packed: Any, bits: Any, spare: Any, q: Any) -> None:
     """The inverse of `pack`: q as long as a multiple of 8."""
-    if bits == 8:
-        copy(packed, q[: packed.size])
-    elif bits == 4:
+    if bits == 4:
         w = q.view(np.uint16)
         for i in range(packed.size):
             a = _u16(packed[i])
