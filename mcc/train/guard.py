@@ -34,6 +34,7 @@ GRACE_S = 5.0
 _JOIN_S = 3.0
 _ENDED = 1 << 40  # added to the beat of a rank that needs no watching any more
 _LONGER = "if it may take so long: --distributed-timeout-minutes"
+_RECONNECT_LOOKS = 8  # that find no store, for each new connection: where it is gone, one takes as long as a look
 _GONE_LOOKS = 2  # without a beat, until its process is looked for: one that ends well says so first
 
 
@@ -79,16 +80,16 @@ class Guard:
         """Begin, when the process group is up over a store that `MASTER_ADDR` and `MASTER_PORT` name."""
         if self.ranks.world_size == 1 or not self.timeout_s:
             return
-        store = dist.TCPStore(
-            os.environ["MASTER_ADDR"],
-            int(os.environ["MASTER_PORT"]),
-            is_master=False,
-            timeout=timedelta(seconds=self.timeout_s),
-            wait_for_workers=False,
-        )
-        self._store = dist.PrefixStore(f"mcc/guard/{restart_count()}", store)
+        self._store = self._connection(self.timeout_s)
         self._beat()
         self._thread.start()
+
+    def _connection(self, timeout_s: float) -> dist.Store:
+        """A connection of its own to the group's store: the group's may be busy with a wait."""
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        timeout = timedelta(seconds=timeout_s)
+        store = dist.TCPStore(host, port, is_master=False, timeout=timeout, wait_for_workers=False)
+        return dist.PrefixStore(f"mcc/guard/{restart_count()}", store)
 
     def stop(self, done: bool) -> None:
         """End; `done`: this rank has done its work, and needs no watching any more."""
@@ -127,8 +128,12 @@ class Guard:
                 ends = ends or self._tick(quiet)
                 beat += 1
                 unreachable.seen(beat)
-            except Exception:  # the store is gone, or the one who keeps it is
-                if unreachable.seen(beat):
+            except Exception:  # the connection broke, or the store is gone with the one who keeps it
+                over = unreachable.seen(beat)
+                if unreachable.looks % _RECONNECT_LOOKS == 1:
+                    with suppress(Exception):
+                        self._store = self._connection(TICK_S)
+                if over:
                     what = f"it cannot reach the group's store at {os.environ['MASTER_ADDR']} any more"
                     self.report(Account(rank=self.ranks.rank, what=what, time=time.time()))
                     ends = ends or time.monotonic() + GRACE_S
