@@ -94,9 +94,8 @@ def resume(engine: Engine, folder: Path, reporter: Reporter) -> None:
     if meta.extra.get("codec_layout") != layout or compress != wired(engine.config.compress):
         if compress and dist.get_rank() == 0:
             sites = ", ".join(text.partition("=")[0] for text in compress)
-            reporter.warn(
-                f"the layout or --compress changed: the codecs start afresh, what they remembered at {sites} is dropped"
-            )
+            what = "the layout, the micro-batch size or --compress changed"
+            reporter.warn(f"{what}: the codecs start afresh, what they remembered at {sites} is dropped")
         return
     _restore_codecs(engine, native.RankState(folder, _place(engine)))
 
@@ -155,7 +154,8 @@ def _codec_layout(engine: Engine) -> dict[str, object]:
     parallel = engine.config.parallel
     names = ["tp", "pp", "vpp", "dp", "cp", "stages", "schedule", "sequence_parallel"]
     names += ["zero", "fully_shard", "embedding_sync"]
-    return {name: getattr(parallel, name) for name in names}
+    layout = {name: getattr(parallel, name) for name in names}
+    return {**layout, "micro_batch_size": engine.config.run.micro_batch_size}
 
 
 def _place(engine: Engine) -> str:

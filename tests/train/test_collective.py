@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 from mcc.train.compress.codec import Context, TensorSpec
-from mcc.train.compress.collective import Collective, CompressedSum
+from mcc.train.compress.collective import Collective, CompressedScatter, CompressedSum
 from mcc.train.compress.spec import parse
 from mcc.train.compress.wire import Wire
 from tests.ranks import run_ranks
@@ -64,6 +64,28 @@ def test_quantised_sum_is_within_its_bound():
 def test_two_shots_send_less_than_gathering():
     (_, sent, whole, _), *_ = run_ranks(_sums, 4, "tp.forward=quantize:bits=8,scale=tensor", 1)
     assert sent < 3 * whole * 0.75
+
+
+def _drawn():
+    """The same tensors on all ranks, rounded stochastically: what their sums miss, and what each rank misses."""
+    size, rank = dist.get_world_size(), dist.get_rank()
+    group = Collective(dist.group.WORLD, size, rank, Wire(), "dp.grad")
+    spec, context = parse("dp.grad=quantize:bits=4,rounding=stochastic"), Context()
+    x = torch.randn(size, 64, 128, generator=_seed(3, 0))
+    scatter = CompressedScatter(spec, TensorSpec((64, 128), torch.float32), "layer", group)
+    own = [codec.decode(codec.encode(x, context), context) - x for codec, x in zip(scatter.slices, x, strict=True)]
+    return scatter(list(x), context) - size * x[rank], own
+
+
+def test_ranks_of_a_sum_round_by_draws_of_their_own():
+    """Independent errors of mean 0: the square of their sum is the sum of their squares; with the same draws N times.
+
+    A value's part in it has a standard deviation of about the mean, so 8192 values are within 5% (over 4 sigma).
+    """
+    results = run_ranks(_drawn, 4)
+    for piece, (missed, _) in enumerate(results):
+        alone = sum(own[piece].square().sum() for _, own in results)
+        assert float(missed.square().sum()) == pytest.approx(float(alone), rel=0.05)
 
 
 def _through_the_host():

@@ -89,6 +89,19 @@ def test_codecs_start_afresh_where_tokens_are_dealt_otherwise(tmp_path):
     assert not waiting
 
 
+@pytest.mark.parametrize("size", [1, 4])
+def test_codecs_start_afresh_where_micro_batches_have_other_sizes(tmp_path, size):
+    """What was lost of one sample is not another's."""
+    compress = ("pp.backward=quantize:bits=4,feedback=on", "pp.forward=powersgd:rank=2,per=sample")
+    config = with_run(toy_config(1, 2, 1, compress), save=str(tmp_path), micro_batch_size=2)
+    run_ranks(_train_and_save, 2, config, 2)
+    assert run_ranks(_resume_warnings, 2, config)[0][0] == []
+    ((warning,), _), _ = run_ranks(_resume_warnings, 2, with_run(config, micro_batch_size=size))
+    assert "codecs start afresh" in warning
+    _, losses, _ = run_ranks(_resume, 2, with_run(config, micro_batch_size=size), 2)[0]
+    assert len(losses) == 2
+
+
 def test_a_damaged_checkpoint_is_refused_in_one_line(tmp_path):
     config = with_run(toy_config(), save=str(tmp_path))
     run_ranks(_train_and_save, 1, config, 2)

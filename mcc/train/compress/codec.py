@@ -88,6 +88,7 @@ class Codec(ABC):
 
     Attributes:
         folder: where it may keep files while the run goes on; None: among the system's temporary files.
+        rank: of this end, among those whose tensors are summed.
     """
 
     Options: ClassVar[type[Any]] = NoOptions
@@ -103,6 +104,7 @@ class Codec(ABC):
         self.spec = spec
         self.key = key
         self.folder: Path | None = None
+        self.rank = 0
 
     @classmethod
     def refusal(cls, site: str, options: Any) -> str | None:

@@ -109,7 +109,7 @@ class CompressedScatter:
 
     def __init__(self, codec: CodecSpec, spec: TensorSpec, key: str, group: Collective) -> None:
         self.group = group
-        self.slices = [codec.make(spec, f"{key}/slice{i}") for i in range(group.size)]
+        self.slices = [codec.make(spec, f"{key}/slice{i}", group.rank) for i in range(group.size)]
 
     def __call__(self, pieces: Sequence[Tensor], context: Context) -> Tensor:
         """The sum over ranks of this rank's piece[spec.shape], of `group.size` pieces."""
@@ -134,7 +134,7 @@ class CompressedGather:
     def __init__(self, codec: CodecSpec, spec: TensorSpec, key: str, group: Collective) -> None:
         self.group = group
         # One name on every rank: what is drawn by it must be the same to whoever decodes.
-        self.total = codec.make(spec, f"{key}/total")
+        self.total = codec.make(spec, f"{key}/total", group.rank)
 
     def __call__(self, mine: Tensor, context: Context) -> list[Tensor]:
         """The pieces[spec.shape] of all ranks, in order of rank."""
@@ -174,7 +174,7 @@ class CompressedSum:
     @cached_property
     def whole(self) -> Codec:
         """The codec of the tensor as it is, where there are no slices."""
-        return self.codec.make(self.spec, self.key)
+        return self.codec.make(self.spec, self.key, self.group.rank)
 
     def __call__(self, x: Tensor, context: Context) -> Tensor:
         """The sum over ranks of x[spec.shape]."""

@@ -1,4 +1,4 @@
-"""Random numbers that come out the same again: at both ends, on every rank, and after a restart.
+"""Random numbers that come out the same again: at both ends, after a restart, and on every rank that needs the same.
 
 They are drawn anew from a stream's name and the time of a tensor, so no generator has a state to save.
 """
@@ -24,6 +24,9 @@ def numbers(key: str, context: Context) -> random.Random:
     return random.Random(seed(key, context))
 
 
-def generator(key: str, context: Context, device: torch.device) -> torch.Generator:
-    """A source of many numbers on `device`, for what only one end needs to know."""
-    return torch.Generator(device).manual_seed(seed(key, context))
+def generator(key: str, context: Context, device: torch.device, rank: int) -> torch.Generator:
+    """A source of many numbers on `device`, for what only one end needs to know: others for each `Codec.rank`.
+
+    With the same on all ranks their errors would not cancel in a sum, but add up.
+    """
+    return torch.Generator(device).manual_seed(seed(key, context, f"rank {rank}"))

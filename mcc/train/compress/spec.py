@@ -86,14 +86,16 @@ class CodecSpec:
         warm = step >= (self.warmup * train_iters if self.warmup < 1 else self.warmup)
         return warm and self.scope.when.reached(step, epoch)
 
-    def make(self, spec: TensorSpec, key: str) -> Codec:
-        """One end of the stream `key` of tensors of `spec`."""
+    def make(self, spec: TensorSpec, key: str, rank: int = 0) -> Codec:
+        """One end of the stream `key` of tensors of `spec`; `rank`: as `Codec.rank`."""
         codec = self.codec(self.options, spec, f"{self.site}/{key}")
+        codec.rank = rank
         return Feedback(codec, self.lazy) if self.feedback else codec
 
     def __str__(self) -> str:
         feedback = "lazy" if self.lazy else "on" if self.feedback else "off"
-        wrappers = {"feedback": feedback, "warmup": f"{self.warmup:g}", **self.scope.wrappers()}
+        warmup = {"warmup": f"{self.warmup:g}"} if self.warmup else {}
+        wrappers = {"feedback": feedback, **warmup, **self.scope.wrappers()}
         options = {**dataclasses.asdict(self.options), **wrappers, **({"of": self.of} if self.of else {})}
         return f"{self.site}={self.name}:" + ",".join(f"{key}={value}" for key, value in options.items())
 
@@ -190,10 +192,10 @@ def _number(text: str, value: str) -> float:
 def _values(text: str, listed: str) -> dict[str, str]:
     values: dict[str, str] = {}
     for item in filter(None, listed.split(",")):
-        key, equals, value = item.partition("=")
+        key, equals, value = (part.strip() for part in item.partition("="))
         if not equals or not value:
             raise UsageError(f"--compress {text!r}: {item!r} is not key=value")
         if key in values:
             raise UsageError(f"--compress {text!r}: {key} is given twice")
-        values[key.strip()] = value.strip()
+        values[key] = value
     return values

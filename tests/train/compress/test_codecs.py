@@ -191,6 +191,7 @@ def test_warm_start_converges_to_the_best_low_rank_approximation():
         ("pp.forward=quantize:bits=four", "bits"),
         ("pp.forward=quantize:bits", "not key=value"),
         ("pp.forward=quantize:bits=4,bits=5", "given twice"),
+        ("pp.forward=quantize:bits=4, bits=8", "given twice"),
         ("dp.grad=powersgd:rank=0", "at least 1"),
         ("dp.grad=powersgd:rank=2,feedback=maybe", "neither on nor off"),
         ("dp.grad=powersgd:rank=2,warmup=1.5", "no number of steps"),
@@ -201,6 +202,21 @@ def test_bad_specifications_are_refused(text, words):
         parse(text)
     assert words in caught.value.what
     assert "\n" not in caught.value.what
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "pp.forward=quantize:bits=4",
+        "pp.forward=topk:ratio=0.1,feedback=on,warmup=5",
+        "pp.forward=topk:k=40,when=after:5",
+        "pp.backward=powersgd:rank=4,when=epilogue,feedback=lazy",
+        "tp.forward=hadamard:bits=2,layers=50%-,warmup=0.1",
+        "dp.grad=sign:feedback=on,of=momentum,warmup=5",
+    ],
+)
+def test_what_a_specification_prints_can_be_given_again(text):
+    assert parse(str(parse(text))) == parse(text)
 
 
 def test_a_site_named_twice_is_refused():

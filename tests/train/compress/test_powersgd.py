@@ -43,6 +43,24 @@ class _Bucket:
         return True
 
 
+def _mixed():
+    """Low-rank sums where a rank has no numba, and what they should be: of a matrix of that rank there is no error."""
+    rank = dist.get_rank()
+    if rank == 1:
+        kernels.available = lambda device: None
+    kernels._LEAST_THIN = 0
+    codec = make("dp.grad=powersgd:rank=3", (48, 40))
+    group = Collective(dist.group.WORLD, dist.get_world_size(), rank, Wire(), "dp.grad")
+    x = normal(48, 3) @ normal(3, 40, seed=1)
+    (total,) = PowerSGD.all_reduce([codec], [x], group, Context())
+    return (total - 2 * x).norm() / (2 * x).norm()
+
+
+def test_ranks_with_and_without_kernels_can_be_added_up():
+    """Orthonormal rows are those of Cholesky and of QR with the signs of its diagonal: the same but for rounding."""
+    assert max(run_ranks(_mixed, 2)) < 1e-4
+
+
 def _both(rank_of_matrices, kernel):
     """Ours and torch's after every step: means, errors, and Q. `kernel`: however small matrices are."""
     if kernel:

@@ -187,5 +187,8 @@ def orthonormal(p_rn: Tensor) -> Tensor:
 
 
 def _by_qr(p_rn: Tensor) -> Tensor:
+    q_nr, r_rr = torch.linalg.qr(p_rn.mT)
+    # Of the signs that fit those of the kernels, so that ranks can be added up whichever each has.
+    q_rn = q_nr.mT * torch.where(r_rr.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0)[..., None]
     # Contiguous as what comes over the wire: products of other strides may end in other bits.
-    return torch.linalg.qr(p_rn.mT).Q.mT.contiguous()
+    return q_rn.contiguous()

@@ -10,8 +10,8 @@ are narrower, and what is beyond s is cut off: the error is w/2, or |x| - s + w/
 
 `rounding=stochastic`: of the two middles beside a value it decodes to either, the nearer the likelier, so that the mean
 over draws is the value, and the error is below w. The outermost middles stand at max|x| then: w = 2 max|x|/(2**b - 1);
-with `range=rms` what is beyond them is cut off. Draws belong to the stream, the step and the micro-batch: a run that is
-resumed draws the same.
+with `range=rms` what is beyond them is cut off. Draws belong to the stream, the step, the micro-batch and the rank of a
+sum: a run that is resumed draws the same.
 
 `grid=acsgd` is AC-SGD's: s in float16, q = clip(round(2**(b-1) x / (s + 1e-6)), -2**(b-1), 2**(b-1) - 1), decoded as
 q s / 2**(b-1). It has zero, but not +s: the largest value is off by s/2**(b-1). Values beyond 65504 make it infinite.
@@ -141,7 +141,7 @@ class Quantize(Codec):
             scale = top.bfloat16()
             levels = grouped * (half / scale.float()).nan_to_num_(posinf=0.0, nan=0.0) - 0.5
         if stochastic:
-            generator = draws.generator(self.key, context, grouped.device)
+            generator = draws.generator(self.key, context, grouped.device, self.rank)
             levels += torch.rand(levels.shape, generator=generator, device=grouped.device)
             levels.floor_()
         else:
