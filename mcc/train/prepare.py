@@ -235,20 +235,25 @@ def without_effect(config: TrainConfig) -> list[str]:
     """Settings of a resolved configuration that change nothing, each with the reason."""
     parallel, optim, run = config.parallel, config.optim, config.run
     found = []
-    if (parallel.dp or 1) * parallel.cp == 1:
+    alone = (parallel.dp or 1) * parallel.cp == 1
+    if alone:
         for flag, given in (("--zero 1", parallel.zero), ("--fully-shard", parallel.fully_shard)):
             if given:
                 found.append(f"{flag} has no effect: dp*cp = 1, so there is nobody to share with")
     if optim.loss_scale is not None and run.precision != "fp16":
         found.append(f"--loss-scale has no effect with --precision {run.precision}: fp16 alone has one")
-    sharded = (parallel.zero or parallel.fully_shard) and (parallel.dp or 1) * parallel.cp > 1
+    sharded = (parallel.zero or parallel.fully_shard) and not alone
+    compress = parse_all(config.compress)
+    tied = families.get(config.model.family)().tied(config.model)
+    sums = not alone or ("dp.grad" in compress and compress["dp.grad"].of == "momentum")  # which freezes the variance
     absent = {
+        "dp.grad": "" if sums else "dp*cp = 1, so there is nothing to sum",
         "cp.kv": "cp = 1" if parallel.cp == 1 else "",
         "zero.grads": "" if sharded else "no replica owns gradients",
         "zero.weights": "" if sharded else "no replica owns weights",
-        "embedding": "" if families.get(config.model.family)().tied(config.model) else "it is not tied",
+        "embedding": ("there is one copy of it" if alone and parallel.pp == 1 else "") if tied else "it is not tied",
     }
-    for site in parse_all(config.compress):
+    for site in compress:
         if absent.get(site):
             found.append(f"--compress {site} has no effect: {absent[site]}")
     if parallel.embedding_sync == "separate" and parallel.pp == 1:
@@ -257,7 +262,6 @@ def without_effect(config: TrainConfig) -> list[str]:
         found.append("--sequence-parallel has no effect: tp = 1")
     if config.finetune.task and config.data.samples == "fixed":
         found.append("--samples fixed has no effect: a task's examples are the same in every epoch")
-    compress = parse_all(config.compress)
     if run.eval_codec != "off" and not any(site in compress for site in FORWARD):
         found.append(f"--eval-codec {run.eval_codec} has no effect: no codec is at {', '.join(FORWARD)}")
     for site, spec in compress.items():

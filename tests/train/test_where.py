@@ -89,7 +89,7 @@ def test_contradictions_are_refused(text, message):
 
 def test_when_is_read_and_told():
     spec = parse("pp.backward=powersgd:rank=16,when=epilogue,feedback=lazy,stages=1-")
-    assert str(spec).endswith("feedback=lazy,warmup=0,when=epilogue,stages=1-")
+    assert str(spec).endswith("feedback=lazy,when=epilogue,stages=1-")
     assert parse(str(spec)) == spec
     after = parse("pp.forward=quantize:when=after:3")
     assert [after.active(step, 10) for step in range(5)] == [False] * 3 + [True] * 2
@@ -148,6 +148,14 @@ def test_what_never_compresses_is_told_or_refused():
         "--compress pp.forward has no effect",
         "--compress tp.forward has no effect",
     ]
+    alone = toy_config(1, 1, 1, ("dp.grad=quantize", "embedding=quantize"))
+    assert [what.split(":")[0] for what in without_effect(alone)] == [
+        "--compress dp.grad has no effect",
+        "--compress embedding has no effect",
+    ]
+    assert not without_effect(toy_config(1, 2, 1, ("embedding=quantize",)))
+    assert not without_effect(toy_config(1, 1, 1, ("dp.grad=sign:of=momentum,warmup=2",)))
+    assert not without_effect(toy_config(1, 1, 2, ("dp.grad=quantize", "embedding=quantize")))
     waits = toy_config(1, 2, 1, ("pp.forward=quantize:when=epoch:1",))
     check_epochs(waits, 100)
     with pytest.raises(UsageError, match="samples are not known"):

@@ -128,18 +128,18 @@ def test_feedback_telescopes(text):
     torch.testing.assert_close(seen, tensors.sum(0) - codec.error, atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("scale", ["token", "channel", "tensor", "block"])
+@pytest.mark.parametrize("scale", ["token", "channel", "tensor", "block,block=16"])
 @pytest.mark.parametrize("bits", range(1, 9))
 def test_quantiser_error_is_within_half_a_level(bits, scale):
     """A level is 2s/2**bits wide and a value decodes to its middle; s is max|x|, rounded up by less than 1%."""
     x = torch.randn(6, 40, generator=torch.Generator().manual_seed(bits)) * 3
-    codec = make(f"pp.forward=quantize:bits={bits},scale={scale},block=16", (6, 40))
+    codec = make(f"pp.forward=quantize:bits={bits},scale={scale}", (6, 40))
     error = (codec.decode(codec.encode(x, Context()), Context()) - x).abs()
     tops = {
         "token": x.abs().amax(1, keepdim=True).expand_as(x),
         "channel": x.abs().amax(0, keepdim=True).expand_as(x),
         "tensor": x.abs().amax().expand_as(x),
-        "block": x.abs().view(-1, 16).amax(1, keepdim=True).expand(-1, 16).reshape(6, 40),
+        "block,block=16": x.abs().view(-1, 16).amax(1, keepdim=True).expand(-1, 16).reshape(6, 40),
     }
     assert (error <= tops[scale] * 1.01 / 2**bits).all()
 
@@ -189,6 +189,7 @@ def test_warm_start_converges_to_the_best_low_rank_approximation():
         ("pp.forward=quantize:bit=4", "did you mean 'bits'"),
         ("pp.forward=quantize:bits=9", "not in 1..8"),
         ("pp.forward=quantize:bits=four", "bits"),
+        ("pp.forward=quantize:bits=4,block=64", "block = 64 says nothing with scale=token"),
         ("pp.forward=quantize:bits", "not key=value"),
         ("pp.forward=quantize:bits=4,bits=5", "given twice"),
         ("pp.forward=quantize:bits=4, bits=8", "given twice"),

@@ -42,10 +42,12 @@ def test_acsgd_error_is_half_a_step_but_at_the_top(bits):
     assert (error <= bound).all()
 
 
-@pytest.mark.parametrize(("bits", "scale"), itertools.product([1, 2, 4, 8], ["token", "channel", "tensor", "block"]))
+@pytest.mark.parametrize(
+    ("bits", "scale"), itertools.product([1, 2, 4, 8], ["token", "channel", "tensor", "block,block=40"])
+)
 def test_rms_clips_and_is_finer_within(bits, scale):
     x = normal(16, 48, seed=2) ** 3
-    codec = make(f"quantize:bits={bits},scale={scale},block=40,range=rms", (16, 48))
+    codec = make(f"quantize:bits={bits},scale={scale},range=rms", (16, 48))
     scales, packed = codec.encode(x, Context())
     y = codec.decode((scales, packed), Context())
     groups = codec.groups

@@ -34,6 +34,8 @@ from mcc.train.compress.codec import STEADY, Codec, Context, Payload, TensorSpec
 from mcc.train.compress.groups import HEADROOM, Groups, Scale
 from mcc.train.compress.kernels.layout import Layout
 
+_BLOCK = 128
+
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizeOptions:
@@ -41,7 +43,7 @@ class QuantizeOptions:
 
     bits: int = option(8, "bits a value, 1 to 8")
     scale: Scale = option("token", "values that share a scale")
-    block: int = option(128, "values a block, with scale=block")
+    block: int = option(_BLOCK, "values a block, with scale=block")
     range: Literal["max", "rms"] = option("max", "what the scale is: the largest magnitude, or twice the RMS")
     rounding: Literal["nearest", "stochastic"] = option("nearest", "stochastic: right in the mean over draws")
     grid: Literal["midrise", "acsgd"] = option("midrise", "where values decode to; acsgd: as AC-SGD does")
@@ -51,6 +53,8 @@ class QuantizeOptions:
             raise UsageError(f"quantize: bits = {self.bits} is not in 1..8")
         if self.block < 1:
             raise UsageError(f"quantize: block = {self.block} must be at least 1")
+        if self.block != _BLOCK and self.scale != "block":
+            raise UsageError(f"quantize: block = {self.block} says nothing with scale={self.scale}", "add scale=block")
 
 
 class Quantize(Codec):
