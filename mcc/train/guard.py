@@ -3,7 +3,7 @@
 A thread of each rank beats in the process group's store and watches the next rank's beat. A rank without a beat (its
 process is stopped, its machine is gone) is reported by the one before it, and killed where that is possible; one whose
 process is seen to be gone, at once. Every rank sees the report and ends, if need be by force, so that the launcher can
-restart or report the job. A rank that
+restart or report the job; so does a rank that gets no answer from the store. A rank that
 beats but keeps another waiting too long is found by where its main thread stands.
 """
 
@@ -26,14 +26,15 @@ from typing import Any
 import torch.distributed as dist
 
 from mcc.core.ranks import Ranks, restart_count
+from mcc.train.bounded import TICK_S, BoundedStore
 from mcc.train.faults import Account
 
-TICK_S = 0.5
 # After a report a rank has so long to end by itself, with its own account of what it saw.
 GRACE_S = 5.0
 _JOIN_S = 3.0
 _ENDED = 1 << 40  # added to the beat of a rank that needs no watching any more
 _LONGER = "if it may take so long: --distributed-timeout-minutes"
+_ANSWER_S = 2.0  # a call of the store may take so long; less where the timeout is short, to try a new connection
 _RECONNECT_LOOKS = 8  # that find no store, for each new connection: where it is gone, one takes as long as a look
 _GONE_LOOKS = 2  # without a beat, until its process is looked for: one that ends well says so first
 
@@ -71,6 +72,7 @@ class Guard:
         self.named = named
         self._waits = 0  # looks at the main thread in a row that found it at the same wait
         self._at: tuple[int, int] | None = None
+        self._answer_looks = max(1, round(min(_ANSWER_S, timeout_s / 2) / TICK_S))
         self._store: Any = None
         self._ending = threading.Event()
         self._main = threading.main_thread().ident
@@ -84,12 +86,17 @@ class Guard:
         self._beat()
         self._thread.start()
 
-    def _connection(self, timeout_s: float) -> dist.Store:
+    def _connection(self, timeout_s: float) -> BoundedStore:
         """A connection of its own to the group's store: the group's may be busy with a wait."""
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         timeout = timedelta(seconds=timeout_s)
-        store = dist.TCPStore(host, port, is_master=False, timeout=timeout, wait_for_workers=False)
-        return dist.PrefixStore(f"mcc/guard/{restart_count()}", store)
+
+        def opened() -> dist.Store:
+            store = dist.TCPStore(host, port, is_master=False, timeout=timeout, wait_for_workers=False)
+            return dist.PrefixStore(f"mcc/guard/{restart_count()}", store)
+
+        # torch's timeout is for a host that can't be reached, ours for one that is frozen: its kernel still connects.
+        return BoundedStore(opened, self._answer_looks, max(self._answer_looks, round(timeout_s / TICK_S)))
 
     def stop(self, done: bool) -> None:
         """End; `done`: this rank has done its work, and needs no watching any more."""
@@ -101,7 +108,7 @@ class Guard:
         if done:
             with suppress(Exception):
                 self._store.add(f"beat/{self.ranks.rank}", _ENDED)
-        self._store = None
+        self._store.close()
 
     def tell(self, account: Account) -> None:
         """Tell every rank that one failed, and why if it was the cause; the first to do so is believed."""
@@ -122,21 +129,25 @@ class Guard:
     def _run(self) -> None:
         quiet, unreachable = _Silence(self.timeout_s), _Silence(self.timeout_s)
         ends: float | None = None
-        beat = 0
+        beat = again = 0
         while not self._ending.wait(TICK_S):
+            if ends is None and self._store.lost and _suspended(os.getppid()):
+                continue  # Ctrl-Z stops a launcher that hosts the store, not its ranks: they go on
             try:
-                ends = ends or self._tick(quiet)
-                beat += 1
-                unreachable.seen(beat)
-            except Exception:  # the connection broke, or the store is gone with the one who keeps it
-                over = unreachable.seen(beat)
-                if unreachable.looks % _RECONNECT_LOOKS == 1:
-                    with suppress(Exception):
+                if ends is None:
+                    if self._store.lost and unreachable.looks >= again:
+                        again = unreachable.looks + _RECONNECT_LOOKS
                         self._store = self._connection(TICK_S)
-                if over:
+                    ends = self._tick(quiet)
+                beat += 1
+                again = 0
+                unreachable.seen(beat)
+            except Exception as error:  # the connection broke, or the store's host is gone or frozen
+                waited = self._answer_looks if isinstance(error, TimeoutError) else 0
+                if unreachable.seen(beat, 1 + waited):
                     what = f"it cannot reach the group's store at {os.environ['MASTER_ADDR']} any more"
                     self.report(Account(rank=self.ranks.rank, what=what, time=time.time()))
-                    ends = ends or time.monotonic() + GRACE_S
+                    ends = time.monotonic() + GRACE_S
             if ends is not None and time.monotonic() > ends:
                 os._exit(1)  # the main thread may never come back from where it waits
 
@@ -215,12 +226,21 @@ class _Silence:
         self._limit = max(1, round(timeout_s / TICK_S))
         self._last, self.looks = -1, 0
 
-    def seen(self, count: int) -> bool:
+    def seen(self, count: int, looks: int = 1) -> bool:
         if count >= _ENDED or count != self._last:
             self._last, self.looks = count, 0
             return False
-        self.looks += 1
-        return self.looks == self._limit
+        self.looks += looks
+        return self.looks - looks < self._limit <= self.looks
+
+
+def _suspended(pid: int) -> bool:
+    """Whether somebody stopped a process of this machine; False where there is no /proc to tell."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return stat.rpartition(") ")[2].startswith(("T", "t"))
 
 
 def _position(frame: FrameType | None) -> tuple[bool, str]:

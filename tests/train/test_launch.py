@@ -138,6 +138,23 @@ def test_the_launcher_starts_a_killed_rank_again(tmp_path, data):
 
 
 @on_linux
+def test_ranks_whose_launcher_was_suspended_go_on(tmp_path, data):
+    save = tmp_path / "run"
+    job = start("train", *settings(data, save, 100_000), "--tp", "2", "--nproc", "2", "--heartbeat-timeout", "2")
+    try:
+        reach(job, save, 3)
+        job.send_signal(signal.SIGSTOP)  # as Ctrl-Z: the ranks are not of its process group, and it hosts their store
+        time.sleep(10)  # the timeout, and the grace, and more
+        job.send_signal(signal.SIGCONT)
+        reach(job, save, len(metrics.read(save)) + 20)
+        job.terminate()
+        _, stderr = job.communicate(timeout=60)
+    finally:
+        job.kill()
+    assert job.returncode == 0, stderr
+
+
+@on_linux
 def test_sigterm_to_the_launcher_saves_and_exits_well(tmp_path, data):
     save = tmp_path / "run"
     job = start("train", *settings(data, save, 5000), "--tp", "2", "--nproc", "2")
