@@ -3,8 +3,8 @@
 A thread of each rank beats in the process group's store and watches the next rank's beat. A rank without a beat (its
 process is stopped, its machine is gone) is reported by the one before it, and killed where that is possible; one whose
 process is seen to be gone, at once. Every rank sees the report and ends, if need be by force, so that the launcher can
-restart or report the job; so does a rank that gets no answer from the store. A rank that
-beats but keeps another waiting too long is found by where its main thread stands.
+restart or report the job; so does a rank that gets no answer from the store. A rank that beats but keeps another
+waiting too long is found by where its main thread stands.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ GRACE_S = 5.0
 _JOIN_S = 3.0
 _ENDED = 1 << 40  # added to the beat of a rank that needs no watching any more
 _LONGER = "if it may take so long: --distributed-timeout-minutes"
-_ANSWER_S = 2.0  # a call of the store may take so long; less where the timeout is short, to try a new connection
+_TRIES = 3  # within the timeout: a call of the store may take so much of it, then a new connection is tried
 _RECONNECT_LOOKS = 8  # that find no store, for each new connection: where it is gone, one takes as long as a look
 _GONE_LOOKS = 2  # without a beat, until its process is looked for: one that ends well says so first
 
@@ -72,7 +72,7 @@ class Guard:
         self.named = named
         self._waits = 0  # looks at the main thread in a row that found it at the same wait
         self._at: tuple[int, int] | None = None
-        self._answer_looks = max(1, round(min(_ANSWER_S, timeout_s / 2) / TICK_S))
+        self._answer_looks = max(1, round(timeout_s / _TRIES / TICK_S))
         self._store: Any = None
         self._ending = threading.Event()
         self._main = threading.main_thread().ident

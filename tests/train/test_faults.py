@@ -159,8 +159,13 @@ def test_gradients_that_are_not_numbers_never_reach_the_weights(tmp_path, data):
 
 
 def _no_room(rank: int) -> None:
+    def fill(engine: Engine) -> None:
+        while not native.latest(Path(engine.config.run.save)):  # which may be written in the background still
+            time.sleep(0.01)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 14, 1 << 14))
+
     if rank == 1:
-        at_step(4, lambda engine: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 14, 1 << 14)))
+        at_step(4, fill)
 
 
 @pytest.mark.parametrize("background", [False, True], ids=["sync", "async"])
