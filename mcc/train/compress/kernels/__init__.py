@@ -1,4 +1,4 @@
-"""Fused kernels for `quantize`: the same bits as its plain torch formulation, in a tenth of the time. For low rank,
+"""Fused kernels for `quantize`: the same bits as its plain torch formulation, several times as fast. For low rank,
 orthonormal rows.
 
 CPUs: programs that numba compiles (`cpu`, `compiled`, `loops`, `thin`). GPUs: Triton's (`gpu`), for `quantize` alone.
