@@ -10,7 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcc.core.errors import MccError, UsageError
+from mcc.train.compress import disk_store
 from mcc.train.compress.codec import Codec, Context, TensorSpec, nbytes, pack, unpack
+from mcc.train.compress.codecs.delta import Delta
+from mcc.train.compress.disk_store import DiskRows
 from mcc.train.compress.spec import parse
 from tests.ranks import run_ranks
 from tests.slow import of_every_change
@@ -176,6 +179,33 @@ def test_payloads_can_be_announced_before_the_ones_before_have_come():
         assert sender.payload(context) == specs  # asked again, when it has been sent
         receiver.decode(payload, context)
     assert alike(sender.state_dict(), receiver.state_dict())
+
+
+def test_the_rows_of_this_micro_batch_and_of_the_next_are_read_ahead(tmp_path, monkeypatch):
+    fetched, get = [], disk_store._get
+    monkeypatch.setattr(disk_store, "_get", lambda *args: fetched.append(args[2]) or get(*args))
+    codec = make("store=disk")
+    assert isinstance(codec, Delta)
+    codec.folder = tmp_path
+    x = normal(*SHAPE, seed=0)
+
+    def contexts(step: int) -> list[Context]:
+        return [Context(step=step, microbatch=m, samples=(2 * m, 2 * m + 1)) for m in range(4)]
+
+    for context in contexts(0):
+        codec.encode(x, context)
+    assert isinstance(codec._rows, DiskRows)
+    codec._rows.flush()  # rows that wait to be written are read from where they wait
+
+    def so_far() -> list[int]:
+        codec._rows._thread.submit(int).result()  # it has done what came before
+        return fetched
+
+    codec.begin(contexts(1))
+    assert so_far() == [0, 1, 2, 3]
+    for context in contexts(1):
+        codec.encode(x, context)
+        assert so_far() == [*range(min(2 * context.microbatch + 6, 8))]
 
 
 @pytest.mark.parametrize("context", [Context(step=9, training=False, samples=(0, 1)), Context(step=9)])

@@ -119,3 +119,18 @@ def test_memory_stays_within_limits(tmp_path, monkeypatch):
     assert os.fstat(held._file.fileno()).st_size <= 100 * WIDTH
     assert torch.equal(held.read(range(100)), torch.stack([row(number) for number in range(100)]))
     held.close()
+
+
+def test_what_is_expected_is_read_before_it_is_asked_for(tmp_path, monkeypatch):
+    """Once: reading it later fetches nothing."""
+    fetched, get = [], disk_store._get
+    monkeypatch.setattr(disk_store, "_get", lambda *args: fetched.append(args[2]) or get(*args))
+    held = DiskRows(WIDTH, tmp_path)
+    held.write(range(4), torch.stack([row(number) for number in range(4)]))
+    held.flush()
+    held.expect([2, 0])
+    held._thread.submit(int).result()  # it has done what came before
+    assert fetched == [2, 0]
+    assert torch.equal(held.read([0, 2]), torch.stack([row(0), row(2)]))
+    assert fetched == [2, 0]
+    held.close()
