@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -21,6 +22,12 @@ def test_every_preset_is_whole(name):
     assert found.description and "arXiv" in found.source
     assert parse_all(found.compress)
     assert with_presets(TrainConfig(compress=(name,))).compress == found.compress
+
+
+def test_optimus_cc_is_cb_fe_sc():
+    whole, part = preset("optimus-cc"), preset("cb-fe-sc")
+    assert whole.description != part.description
+    assert dataclasses.replace(whole, description=part.description) == part
 
 
 def test_what_the_user_says_goes_first():
