@@ -241,9 +241,14 @@ def compared(config: NetworkConfig, training: TrainConfig, goodput: Mapping[str,
 
 
 def _bar(runs: Sequence[Run]) -> Bar | None:
-    """At the fastest rate that is slow for dense training; None where there is none, or nothing was compressed."""
-    for i, slow in enumerate(runs[0].timings):
-        if slow.fraction is None or slow.fraction > SLOW:
+    """At the fastest rate that is slow for dense training; None where there is none, or nothing was compressed.
+
+    A run that took no step at a rate has none of its speed there.
+    """
+    unshaped = runs[0].timings[0]
+    for i, slow in enumerate(runs[0].timings if unshaped.step_s else ()):
+        dense_fraction = slow.fraction or 0.0
+        if dense_fraction > SLOW:
             continue
         there = [(run, run.timings[i].fraction or 0.0) for run in runs[1:]]
         # A loss too far from dense does not count as long as one is near.
@@ -253,7 +258,7 @@ def _bar(runs: Sequence[Run]) -> Bar | None:
         best, fraction = there[-1]
         return Bar(
             rate=slow.rate,
-            dense_fraction=slow.fraction,
+            dense_fraction=dense_fraction,
             best=best.name,
             fraction=fraction,
             loss_ratio=best.loss_ratio,

@@ -63,6 +63,16 @@ def test_a_rate_without_steps_has_no_time() -> None:
     assert report.runs[1].timings[2].fraction == 0.5
 
 
+def test_the_bar_is_judged_where_dense_took_no_step() -> None:
+    dense, other = _run("dense", [1.0, 2.0, None], 4.0), _run("a", [1.0, 1.0, 1.2], 4.0)
+    assert (bar := _report(dense, other).bar) is not None
+    assert (bar.rate, bar.dense_fraction, bar.met) == ("10mbit", 0.0, True)
+    assert bar.fraction == pytest.approx(1 / 1.2)
+    assert (neither := _report(dense, _run("a", [1.0, 1.0, None], 4.0)).bar) is not None
+    assert (neither.fraction, neither.met) == (0.0, False)
+    assert _report(_run("dense", [None, None, None], 4.0), other).bar is None
+
+
 def test_the_picture_is_drawn(tmp_path: Path) -> None:
     report = _report(_run("dense", [1.0, 2.0, None], 4.0), _run("a", [1.0, 1.0, 2.0], 4.0))
     draw(report, tmp_path / "a.png")
