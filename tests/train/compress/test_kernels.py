@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 
@@ -133,6 +135,33 @@ def test_kernels_need_no_folder_to_write_to(monkeypatch):
     x = torch.ones(3)
     program(x.data_ptr(), 3)
     assert x.tolist() == [2, 2, 2]
+
+
+def test_programs_are_compiled_anew_when_the_loops_or_their_numbers_change(tmp_path, monkeypatch):
+    """By content: a file may change and keep its size and time, and a number in machine code comes from another file."""
+    source = tmp_path / "loops.py"
+    shutil.copy2(loops.__file__, source)
+    was = source.stat()
+    monkeypatch.setattr(loops, "__file__", str(source))
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "cache"))
+
+    def index() -> tuple[int, int]:
+        compiled.compile_program(_twice, numba.types.voidptr, numba.int64)
+        (file,) = tmp_path.rglob("*.nbi")
+        return file.stat().st_ino, file.stat().st_mtime_ns
+
+    first = index()
+    assert index() == first, "read from the cache"
+    source.write_bytes(source.read_bytes().replace(b"SPAN = 4096", b"SPAN = 8192"))
+    os.utime(source, ns=(was.st_atime_ns, was.st_mtime_ns))
+    assert source.stat().st_size == was.st_size
+    second = index()
+    assert second != first
+    assert index() == second
+    monkeypatch.setattr(compiled, "HEADROOM", 1 + 1 / 125)
+    third = index()
+    assert third != second
+    assert index() == third
 
 
 def _refuse() -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +22,9 @@ import numba
 import numpy as np
 from numba import carray
 
+from mcc.core.errors import MccError
+from mcc.core.files import write_text
+from mcc.train.compress.groups import HEADROOM
 from mcc.train.compress.kernels import loops
 from mcc.train.compress.kernels.loops import (
     COMPILED,
@@ -211,18 +215,24 @@ def compile_program(program: Callable[..., Any], *arguments: Any, result: Any = 
     try:
         folder = Path(numba.njit(cache=True)(program)._cache.cache_path)
         with _one_at_a_time(folder):
-            _forget_older(folder)
+            _forget_others(folder)
             return _called(numba.cfunc(signature, cache=True, **options)(program))
-    except (RuntimeError, OSError):  # no folder that a cache could be in, or no room in it
+    except (RuntimeError, OSError, MccError):  # no folder that a cache could be in, or no room in it
         return _called(numba.cfunc(signature, **options)(program))
 
 
-def _forget_older(folder: Path) -> None:
-    """numba compiles anew when this file has changed, but does not look at that of the loops."""
-    changed = Path(loops.__file__).stat().st_mtime
-    for index in folder.glob(f"{Path(__file__).stem}.*.nbi"):
-        if index.stat().st_mtime < changed:
-            index.unlink(missing_ok=True)
+def _forget_others(folder: Path) -> None:
+    """Forget what was compiled of other loops, or with another number in them.
+
+    numba compiles anew when a program's own file has changed, but does not look at what it takes from elsewhere.
+    """
+    now = hashlib.blake2b(Path(loops.__file__).read_bytes() + repr(HEADROOM).encode(), digest_size=16).hexdigest()
+    noted = folder / "mcc-kernels.hash"
+    if noted.exists() and noted.read_bytes() == now.encode():
+        return
+    for index in folder.glob("*.nbi"):
+        index.unlink(missing_ok=True)
+    write_text(noted, now)  # last: whoever is killed before leaves it to the next
 
 
 def _called(program: Any) -> Callable[..., Any]:
