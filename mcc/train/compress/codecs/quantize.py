@@ -13,8 +13,9 @@ over draws is the value, and the error is below w. The outermost middles stand a
 with `range=rms` what is beyond them is cut off. Draws belong to the stream, the step, the micro-batch and the rank of a
 sum: a run that is resumed draws the same.
 
-`grid=acsgd` is AC-SGD's, made for activations: s in float16, q = clip(round(2**(b-1) x / (s + 1e-6)), -2**(b-1), 2**(b-1) - 1), decoded as
-q s / 2**(b-1). It has zero, but not +s: the largest value is off by s/2**(b-1). Values beyond 65504 make it infinite.
+`grid=acsgd` is AC-SGD's, made for activations: s in float16, q = clip(round(2**(b-1) x / (s + 1e-6)), -2**(b-1),
+2**(b-1) - 1), decoded as q s / 2**(b-1). It has zero, but not +s: the largest value is off by s/2**(b-1). Values beyond
+65504 make it infinite, values near 1e-6 come out too small.
 """
 
 from __future__ import annotations
