@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from mcc.core.events import SILENT, Reporter
 from mcc.models.base.bottleneck import is_trained, sent_channels, trained_places
 from mcc.models.base.config import ModelConfig
 from mcc.models.base.init import local
-from mcc.train.compress.spec import wired
+from mcc.train.compress.spec import parse_all, wired
 from mcc.train.engine import Engine
 from mcc.train.parallel.gradients import TIED
 from mcc.train.saver import Saver
@@ -91,10 +91,10 @@ def resume(engine: Engine, folder: Path, reporter: Reporter) -> None:
     _load(engine, folder, meta.padded_vocab_size, bool(meta.extra.get("held_weights")), afresh)
     saved: Any = meta.extra.get("compress", ())
     compress, layout = wired(saved), _codec_layout(engine)
-    if meta.extra.get("codec_layout") != layout or compress != wired(engine.config.compress):
+    if meta.extra.get("codec_layout") != layout or _said(compress) != _said(wired(engine.config.compress)):
         if compress and dist.get_rank() == 0:
             sites = ", ".join(text.partition("=")[0] for text in compress)
-            what = "the layout, the micro-batch size or --compress changed"
+            what = "the layout, the size of micro-batches or of the vocabulary, or --compress changed"
             reporter.warn(f"{what}: the codecs start afresh, what they remembered at {sites} is dropped")
         return
     _restore_codecs(engine, native.RankState(folder, _place(engine)))
@@ -149,13 +149,19 @@ def check_same_model(theirs: ModelConfig, ours: ModelConfig, where: Path, new_he
             raise UsageError(f"{where} has {field.name} = {stored}, but the run has {wanted}")
 
 
+def _said(compress: Sequence[str]) -> list[str]:
+    """What `--compress` says, in whatever order and words."""
+    return sorted(map(str, parse_all(compress).values()))
+
+
 def _codec_layout(engine: Engine) -> dict[str, object]:
     """All that decides which codecs a rank has, and of which shapes."""
     parallel = engine.config.parallel
     names = ["tp", "pp", "vpp", "dp", "cp", "stages", "schedule", "sequence_parallel"]
     names += ["zero", "fully_shard", "embedding_sync"]
-    layout = {name: getattr(parallel, name) for name in names}
-    return {**layout, "micro_batch_size": engine.config.run.micro_batch_size}
+    model, run = engine.config.model, engine.config.run
+    shapes = {"micro_batch_size": run.micro_batch_size, "vocabulary": model.padded_vocab_size(engine.mesh.tp)}
+    return {name: getattr(parallel, name) for name in names} | shapes
 
 
 def _place(engine: Engine) -> str:

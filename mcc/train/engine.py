@@ -110,6 +110,9 @@ class Engine:
         kinds = kinds_of(self.parameters, self.family, mesh.tp, tied and len(self.stages.ends) > 1)
         self.full: FullyShard | None = None
         if config.parallel.fully_shard and mesh.dp * mesh.cp > 1:
+            # Their gradients are reduced before the tensor-parallel ranks add what each has of some of them.
+            partial = sequence_parameters(self.parameters, self.family, self.axes.sequence) if mesh.tp > 1 else []
+            kinds |= dict.fromkeys(partial, "partial")
             self.full = FullyShard(
                 self.modules, mesh, self.stages.ends, compress, self.clock, kinds, lambda: self.axes.compresses_nothing
             )

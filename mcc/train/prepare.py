@@ -16,10 +16,11 @@ from mcc.data.tokenizer import load_tokenizer
 from mcc.data.training.blends import Blend
 from mcc.models.base.config import ModelConfig
 from mcc.models.base.family import families
+from mcc.models.base.transformer import require_window
 from mcc.train.compiled import check_compile
 from mcc.train.compress.presets import with_presets
 from mcc.train.compress.spec import FORWARD, parse_all
-from mcc.train.config import TrainConfig
+from mcc.train.config import ParallelConfig, TrainConfig
 from mcc.train.data import open_data
 from mcc.train.finetune.resolve import resolve
 from mcc.train.layout import stages_of
@@ -97,6 +98,8 @@ def _check_layout(config: TrainConfig, dp: int) -> None:
     causal = families.get(config.model.family)().blueprint.causal
     shares = parallel.tp if parallel.sequence_parallel else 1
     require_cp(config.model.seq_length, parallel.cp, causal, shares)
+    if config.model.sliding_window is not None:
+        require_window(config.model.seq_length, config.model.sliding_window)
     for microbatches in config.run.microbatches(dp):
         check_schedule(parallel.schedule, parallel.vpp, microbatches, parallel.pp)
     family, compress, stages = families.get(config.model.family)(), parse_all(config.compress), stages_of(config)
@@ -231,6 +234,15 @@ def check_zero(config: TrainConfig) -> None:
         )
 
 
+def _embedding_alone(parallel: ParallelConfig, alone: bool) -> str:
+    """Why the tied embedding's gradient is not summed at a site of its own; empty: it is."""
+    if parallel.pp > 1:
+        return ""
+    if parallel.fully_shard and not alone:
+        return "it is summed at zero.grads"
+    return "there is one copy of it" if alone else ""
+
+
 def without_effect(config: TrainConfig) -> list[str]:
     """Settings of a resolved configuration that change nothing, each with the reason."""
     parallel, optim, run = config.parallel, config.optim, config.run
@@ -251,7 +263,7 @@ def without_effect(config: TrainConfig) -> list[str]:
         "cp.kv": "cp = 1" if parallel.cp == 1 else "",
         "zero.grads": "" if sharded else "no replica owns gradients",
         "zero.weights": "" if sharded else "no replica owns weights",
-        "embedding": ("there is one copy of it" if alone and parallel.pp == 1 else "") if tied else "it is not tied",
+        "embedding": _embedding_alone(parallel, alone) if tied else "it is not tied",
     }
     for site in compress:
         if absent.get(site):

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from mcc.train.prepare import check_precision
 from mcc.train.sources.source import Evaluation
 from tests.ranks import run_ranks
 from tests.train.toy import MODEL, make_engine, toy_batch, toy_config, train
@@ -43,10 +44,19 @@ def _trained(config, steps, evaluate_every=0):
         losses += train(engine, 1)
         if evaluate_every and step % evaluate_every == 0:
             found.append(engine.evaluate(evaluation)["loss"])
+    # Not only steps that were left out, and with fp16 some.
+    assert 0 < engine.update.count <= steps - (config.run.precision == "fp16")
     mesh = engine.mesh
     alike = [name for name in engine.parameters if engine.family.row(name).tp_dim is None]
     held = {name: p.detach().clone() for name, p in engine.parameters.items()}
     return (mesh.pp_rank, mesh.dp_rank * mesh.cp + mesh.cp_rank, mesh.tp_rank), losses, held, alike, found
+
+
+def _overflows_first(config):
+    """A first loss scale at which fp16 leaves out some of the first steps, and makes updates soon."""
+    return dataclasses.replace(
+        config, optim=dataclasses.replace(config.optim, initial_loss_scale=2.0**20, hysteresis=1)
+    )
 
 
 def _none_drifted(results):
@@ -71,6 +81,20 @@ def test_replicas_never_drift(steps):
 
 
 @pytest.mark.parametrize(
+    ("compress", "axes", "parallel"),
+    [(SHARDED, (2, 2, 2), {"zero": 1}), (ROUND, (1, 2, 2), {"cp": 2})],
+    ids=["tp2-pp2-dp2", "pp2-cp2-dp2"],
+)
+def test_replicas_never_drift_in_fp16(compress, axes, parallel):
+    # What would remember an overflow is refused; and the momentum's variance needs updates before it is frozen.
+    changed = {"pp.backward=powersgd:rank=4,feedback=on": "pp.backward=quantize:bits=8"}
+    compress = tuple(changed.get(text, text).replace("warmup=3", "warmup=6") for text in compress)
+    config = toy_config(*axes, compress, parallel, TINY, micro_batch_size=2, precision="fp16", train_iters=10)
+    check_precision(config)
+    _none_drifted(run_ranks(_trained, 8, _overflows_first(config), 10))
+
+
+@pytest.mark.parametrize(
     ("compress", "layout", "precision"),
     [
         (ROUND, {"pp": 2, "dp": 2, "cp": 2, "vpp": 2, "recompute_granularity": "full"}, "bf16"),
@@ -84,6 +108,8 @@ def test_evaluation_in_between_changes_nothing(compress, layout, precision):
     axes = {axis: layout.pop(axis, 1) for axis in ("tp", "pp", "dp")}
     model = dataclasses.replace(TINY, num_layers=4)
     config = toy_config(**axes, compress=compress, parallel=layout, model=model, precision=precision)
+    if precision == "fp16":
+        config = _overflows_first(config)
     ranks = axes["tp"] * axes["pp"] * axes["dp"] * layout.get("cp", 1)
     plain, evaluated = (run_ranks(_trained, ranks, config, 6, every) for every in (0, 2))
     for (_, losses, held, *_), (_, losses_too, held_too, _, found) in zip(plain, evaluated, strict=True):

@@ -141,6 +141,22 @@ def test_under_another_launcher_the_rank_and_the_reason_are_one_line_on_stderr(t
         assert len(lines) == 1
 
 
+def _raising(rank: int) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("told by a layer")
+
+    if rank == 1:
+        at_step(3, lambda engine: next(iter(engine.modules[1].layers.values())).register_forward_pre_hook(fail))
+
+
+def test_what_a_layer_of_a_stage_raises_is_told(tmp_path, data):
+    """torch's stages wrap it in an error of their own, from where the loss of other ranks is raised, too."""
+    with job(job_config(data, tmp_path / "run", 30, {"pp": 2}), 2, tmp_path, _raising) as broken:
+        assert broken.end() == [1, 1]
+        (cause,) = broken.causes()
+    assert cause.rank == 1 and "told by a layer" in cause.what
+
+
 def _gradient_poisoned(rank: int) -> None:
     if rank == 0:
         at_step(4, lambda engine: _first(engine).register_hook(lambda grad: grad * float("inf")))

@@ -28,6 +28,10 @@ COMPRESSED = (
     [
         pytest.param((2, 2, 2), {"schedule": "1f1b"}, marks=pytest.mark.slow),
         ((2, 2, 2), {"schedule": "gpipe", "sequence_parallel": True}),
+        ((1, 2, 2), {"schedule": "1f1b", "vpp": 2}),
+        ((2, 2, 1), {"schedule": "zero-bubble", "vpp": 2}),
+        ((1, 2, 2), {"schedule": "zbv", "vpp": 2}),
+        ((2, 2, 1), {"schedule": "dualpipev", "vpp": 2}),
         ((1, 1, 4), {"zero": 1}),
         ((1, 1, 2), {"cp": 2}),
         pytest.param((4, 1, 1), {"precision": "bf16"}, marks=pytest.mark.slow),

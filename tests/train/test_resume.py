@@ -102,6 +102,15 @@ def test_codecs_start_afresh_where_micro_batches_have_other_sizes(tmp_path, size
     assert len(losses) == 2
 
 
+def test_the_order_and_the_words_of_compress_do_not_matter(tmp_path):
+    compress = ("pp.forward=quantize:bits=2,feedback=on", "pp.backward=quantize:bits=8")
+    config = with_run(toy_config(1, 2, 1, compress), save=str(tmp_path))
+    run_ranks(_train_and_save, 2, config, 2)
+    said = ("pp.backward=quantize", "pp.forward=quantize:feedback=true,bits=2")
+    again = with_run(toy_config(1, 2, 1, said), save=str(tmp_path))
+    assert run_ranks(_resume_warnings, 2, again)[0][0] == []
+
+
 def test_a_damaged_checkpoint_is_refused_in_one_line(tmp_path):
     config = with_run(toy_config(), save=str(tmp_path))
     run_ranks(_train_and_save, 1, config, 2)

@@ -142,7 +142,7 @@ class Stage(nn.Module):
             # Only some of the tokens may be new ones.
             last = extras.positions
             seen = tokens * self.axes.context_size if last is None else int(last.max()) + 1
-            self._require_window(seen, self.config.sliding_window)
+            require_window(seen, self.config.sliding_window)
         if self.first:
             assert self.embedding is not None
             x = self.embedding(x, extras, self.compute_dtype)
@@ -159,14 +159,6 @@ class Stage(nn.Module):
                 x = layer(x, extras, turn, self.recompute == "selective" and torch.is_grad_enabled())
             x = self._cross(x, index)
         return x
-
-    @staticmethod
-    def _require_window(seen: int, window: int) -> None:
-        if seen > window:
-            raise MccError(
-                f"{seen} tokens are more than the model's sliding window of {window}: attention here has no window",
-                f"give at most {window} tokens at a time: in training --seq-length, or --sample-length with --load",
-            )
 
     def _cross(self, x: Tensor, layer: str) -> Tensor:
         """x through the trained codec after a layer, if there is one."""
@@ -190,3 +182,16 @@ class Stage(nn.Module):
 def scaled_std(config: ModelConfig) -> float:
     """Megatron-LM's deviation for what writes into the residual stream: std / sqrt(2 x layers)."""
     return config.init_std / math.sqrt(2 * config.num_layers)
+
+
+def require_window(seen: int, window: int) -> None:
+    """Refuse more tokens than a sliding window holds.
+
+    Raises:
+        MccError: there are.
+    """
+    if seen > window:
+        raise MccError(
+            f"{seen} tokens are more than the model's sliding window of {window}: attention here has no window",
+            f"give at most {window} tokens at a time: in training --seq-length, or --sample-length with --load",
+        )

@@ -8,10 +8,12 @@ in the long run, where Adam of compressed gradients would square what the codec 
 
     m_i = b1 m + (1 - b1) g_i
     m = the mean over the replicas of what was decoded of m_i
-    w = w - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^T)) + eps)
+    w = w - lr (m / (1 - b1^t)) / max(sqrt(v / (1 - b2^T)) + eps, |m / (1 - b1^t)|)
 
-with decoupled weight decay before. The mean gradient is nowhere known then, nor its norm. Clipping scales all replicas'
-gradients alike, by the root of the mean square of their norms, which is never below the norm of their mean.
+with decoupled weight decay before. The maximum is ours: entries without a gradient in the warm-up, rows of rare tokens
+above all, have no variance, and would move by |m| / eps. No entry moves by more than lr. The mean gradient is nowhere
+known then, nor its norm. Clipping scales all replicas' gradients alike, by the root of the mean square of their norms,
+which is never below the norm of their mean.
 """
 
 from __future__ import annotations
@@ -87,5 +89,7 @@ class CompressedMomentum:
                 state = self.optimizer.state[parameter]
                 state["exp_avg"].copy_(parameter.grad)
                 root = (state["exp_avg_sq"] / second).sqrt_().add_(self.config.adam_eps)
+                # A variance that the warm-up hardly saw (rows of rare tokens) is no measure: lr is the largest move.
+                root = torch.maximum(root, parameter.grad.abs() / first)
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.addcdiv_(parameter.grad, root, value=-group["lr"] / first)

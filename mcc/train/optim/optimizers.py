@@ -72,8 +72,15 @@ def moments(
         for slot in found:
             if state.get(slot) is None:
                 state[slot] = torch.zeros_like(parameter, requires_grad=False)
+                if config.optimizer == "adam" and "step" not in state:
+                    # Adam takes a state that is not empty for a whole one.
+                    state["step"] = torch.tensor(0.0, device=parameter.device if _fused(optimizer) else "cpu")
             found[slot][name] = state[slot]
     return found
+
+
+def _fused(optimizer: torch.optim.Optimizer) -> bool:
+    return bool(optimizer.defaults.get("fused"))
 
 
 def set_updates(
@@ -82,7 +89,7 @@ def set_updates(
     """Tell Adam's bias correction how many updates are behind the moments."""
     if config.optimizer != "adam":
         return
-    moments(optimizer, parameters, config)  # Adam takes the state for complete once it has any
+    moments(optimizer, parameters, config)
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             device = parameter.device if group.get("fused") else "cpu"

@@ -140,6 +140,10 @@ class _Counted:
     def __init__(self, group: Collective, key: str, parts: Mapping[str, list[tuple[int, int]]]) -> None:
         self.group, self.key, self.parts = group, key, parts
 
+    def stream(self, kind: str) -> str:
+        """Both copies of a tied embedding are coded alike, whatever stage they are in."""
+        return kind if kind == "tied" else self.key + kind
+
     def allocate(self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
         return torch.empty(*size, dtype=dtype, device=device)
 
@@ -166,14 +170,14 @@ class _AllGather(_Counted):
         super().__init__(group, key, parts)
         self.coded, self.dense = coded, dense
         for kind, places in parts.items():
-            coded.add(key + kind, sum(end - start for start, end in places))
+            coded.add(self.stream(kind), sum(end - start for start, end in places))
 
     def __call__(
         self, output_tensor: Tensor, input_tensor: Tensor, group: dist.ProcessGroup, async_op: bool = False
     ) -> dist.Work | None:
         if self.coded.active and not self.dense():
             for kind in self.parts:
-                pieces = self.coded(self.key + kind, self.cut(input_tensor, kind), dense=False)
+                pieces = self.coded(self.stream(kind), self.cut(input_tensor, kind), dense=False)
                 for rows, piece in zip(output_tensor.view(self.group.size, -1), pieces, strict=True):
                     self.put(rows, kind, piece)
             return None
@@ -188,7 +192,7 @@ class _ReduceScatter(_Counted):
         super().__init__(group, key, parts)
         self.coded = coded
         for kind, places in parts.items():
-            coded.add(key + kind, sum(end - start for start, end in places))
+            coded.add(self.stream(kind), sum(end - start for start, end in places))
 
     def __call__(
         self, output_tensor: Tensor, input_tensor: Tensor, group: dist.ProcessGroup, op: Any, async_op: bool = False
@@ -197,7 +201,7 @@ class _ReduceScatter(_Counted):
             assert op in (dist.ReduceOp.SUM, dist.ReduceOp.AVG), f"torch reduces by {op}"
             pieces = input_tensor.view(self.group.size, -1)
             for kind in self.parts:
-                total = self.coded(self.key + kind, [self.cut(piece, kind) for piece in pieces])
+                total = self.coded(self.stream(kind), [self.cut(piece, kind) for piece in pieces])
                 self.put(output_tensor, kind, total)
             if op == dist.ReduceOp.AVG:
                 output_tensor.div_(self.group.size)
@@ -228,6 +232,13 @@ def check_fully_shard(config: TrainConfig) -> None:
             "--compress zero.weights=...,of=difference adds to what replicas hold, but with --fully-shard they hold "
             "nothing",
             "of=weights, or --zero 1",
+        )
+    train_iters = config.run.train_iters
+    late = [site for site, spec in compress.items() if spec.codec.trainable and not spec.active(0, train_iters)]
+    if "zero.grads" in compress and late:
+        raise UsageError(
+            f"--compress zero.grads codes all gradients of a layer, but {late[0]}'s codec has none until it begins",
+            "leave out its warmup= or when=, or --zero 1",
         )
     if "zero.grads" in compress and compress["zero.grads"].remembers and config.run.precision == "fp16":
         raise UsageError(

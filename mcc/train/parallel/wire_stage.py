@@ -11,8 +11,8 @@ sent is let go when something that came back tells that it has arrived.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from types import MappingProxyType
 from typing import Any
 
@@ -160,12 +160,12 @@ class WireStage(PipelineStage):
 
     def forward_one_chunk(self, fwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
         self.chunk.microbatch = fwd_chunk_id
-        with self._span("forward", fwd_chunk_id):
+        with self._span("forward", fwd_chunk_id), _own_errors():
             return super().forward_one_chunk(fwd_chunk_id, *args, **kwargs)
 
     def backward_one_chunk(self, bwd_chunk_id: int, loss: Tensor | None = None, **kwargs: Any) -> Any:
         self.clock.microbatch = bwd_chunk_id
-        with self._span("backward", bwd_chunk_id):
+        with self._span("backward", bwd_chunk_id), _own_errors():
             found = super().backward_one_chunk(bwd_chunk_id, loss=loss, **kwargs)
         if loss is not None:
             loss.detach_()  # the schedule keeps it, and with its graph the stage's input
@@ -361,6 +361,17 @@ class WireStage(PipelineStage):
             f"{site}, boundary {boundary}, step {context.step + 1}, micro-batch {context.microbatch}: {ranks}to "
             f"{self.group_rank}"
         )
+
+
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    """torch's stages raise a RuntimeError of their own for whatever a module raised: its cause is what went wrong."""
+    try:
+        yield
+    except RuntimeError as error:
+        if error.__cause__ is None:
+            raise
+        raise error.__cause__ from None
 
 
 def narrowed(hidden: TensorSpec, channels: int | None) -> TensorSpec:

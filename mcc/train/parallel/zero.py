@@ -165,12 +165,17 @@ class Zero:
         for kind, name in sorted((self.kinds.get(name, ""), name) for name in names):
             size = self.parameters[name].numel()
             if bucket and (elements + size > _BUCKET or kind != self.kinds.get(bucket[0], "")):
-                yield _Bucket(f"bucket{count}", bucket, self._longest(bucket))
-                bucket, elements, count = [], 0, count + 1
+                yield _Bucket(self._key(bucket[0], count), bucket, self._longest(bucket))
+                count = count + 1 if kind == self.kinds.get(bucket[0], "") else 0
+                bucket, elements = [], 0
             bucket.append(name)
             elements += size
         if bucket:
-            yield _Bucket(f"bucket{count}", bucket, self._longest(bucket))
+            yield _Bucket(self._key(bucket[0], count), bucket, self._longest(bucket))
+
+    def _key(self, name: str, count: int) -> str:
+        """Of the count-th bucket of a kind: the same wherever its parameters are, whatever is beside them."""
+        return f"{self.kinds.get(name, '') or 'bucket'}{count}"
 
     def _longest(self, names: Sequence[str]) -> int:
         return max(sum(self._count(name, place) for name in names) for place in range(self.gradients.size))

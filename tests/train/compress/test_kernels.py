@@ -138,7 +138,7 @@ def test_kernels_need_no_folder_to_write_to(monkeypatch):
 
 
 def test_programs_are_compiled_anew_when_the_loops_or_their_numbers_change(tmp_path, monkeypatch):
-    """By content: a file may change and keep its size and time, and a number in machine code comes from another file."""
+    """By content: a file may change and keep its size and time, and one of the numbers comes from another file."""
     source = tmp_path / "loops.py"
     shutil.copy2(loops.__file__, source)
     was = source.stat()

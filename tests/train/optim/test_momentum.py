@@ -53,8 +53,10 @@ def _formula(config, steps):
             moments[name] = m, v
             decay = optim.weight_decay if p.dim() > 1 else 0.0
             root = (v / (1 - optim.adam_beta2**frozen)).sqrt() + optim.adam_eps
-            rate = engine.rate(engine.clock.step)
-            p.data.copy_(p.double() * (1 - rate * decay) - rate * m / (1 - optim.adam_beta1**t) / root)
+            rate, mean = engine.rate(engine.clock.step), m / (1 - optim.adam_beta1**t)
+            if t > WARMUP:
+                root = root.maximum(mean.abs())
+            p.data.copy_(p.double() * (1 - rate * decay) - rate * mean / root)
 
     engine.update.optimizer.step = step
     return train(engine, steps), whole_parameters(engine)
@@ -99,3 +101,19 @@ def test_what_cannot_work_is_refused(compress, changes, why):
     optim = dataclasses.replace(config.optim, optimizer=changes.get("optimizer", "adam"))
     with pytest.raises(UsageError, match=why):
         check_momentum(dataclasses.replace(config, optim=optim))
+
+
+def _rare_token():
+    """The farthest move of a step after the warm-up, where a token comes for the first time then; and the rate."""
+    engine = make_engine(_config(ONE_BIT.replace("feedback=on,", ""), clip=0.0))
+    rows = engine.parameters["embedding.positions.weight"]
+    rows.register_hook(lambda grad: grad * 0 if engine.clock.step < WARMUP else grad)
+    train(engine, WARMUP)
+    before = rows.detach().clone()
+    train(engine, 1)
+    return (rows - before).abs().max().item(), engine.rate(WARMUP)
+
+
+def test_what_the_warm_up_did_not_see_moves_by_no_more_than_the_rate():
+    for moved, rate in run_ranks(_rare_token, 2):
+        assert 0 < moved <= rate * 1.001

@@ -97,3 +97,18 @@ def test_a_rank_may_own_nothing():
 
 def test_sgd_without_momentum_remembers_nothing():
     assert optimizers.slots(OptimConfig(optimizer="sgd", sgd_momentum=0.0)) == ()
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd"])
+def test_moments_may_be_read_before_the_first_step(name):
+    """A run saves them even if overflows have left out every step so far."""
+    config = OptimConfig(optimizer=name, lr=0.1)
+    read, never = ({key: torch.nn.Parameter(x) for key, x in _tensors().items()} for _ in range(2))
+    for parameters in (read, never):
+        optimizer = optimizers.build(parameters, config)
+        if parameters is read:
+            optimizers.moments(optimizer, parameters, config)
+        for key, grad in _tensors(1).items():
+            parameters[key].grad = grad
+        optimizer.step()
+    assert all(torch.equal(read[key], never[key]) for key in read)

@@ -15,7 +15,7 @@ CODED = ("pp.forward=quantize:bits=8", "pp.backward=quantize:bits=8")
 
 
 def begun(schedule: str, compress: tuple[str, ...]) -> dict[str, list[int]]:
-    """How many receives this rank has begun when it begins each of its forward passes, and each of its backward ones."""
+    """How many receives this rank has begun when it begins each of its forward passes, and each backward one."""
     engine = make_engine(toy_config(pp=2, compress=compress, parallel={"schedule": schedule}))
     receives = 0
     found: dict[str, list[int]] = {"forward": [], "backward": []}

@@ -121,6 +121,31 @@ def _resume(config, steps):
 SHARDED = {"zero": 0, "fully_shard": True}
 
 
+def _places(config, steps):
+    engine = make_engine(config)
+    train(engine, steps)
+    return _state(engine)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "config"),
+    [
+        (4, _config("zero.grads=sign:feedback=on", tp=2, sequence_parallel=True, **SHARDED)),
+        (8, _config("zero.weights=hadamard:of=difference", tp=2, pp=2, stages="4,0")),
+    ],
+    ids=["gradients of parts of the tokens", "a stage of the embedding's copy alone"],
+)
+def test_what_several_ranks_hold_is_coded_alike(ranks, config):
+    found = run_ranks(_places, ranks, config, 3)
+    places = {place: held for place, held, _, _ in found}
+    for (pp, dp, _), held, alike, _ in found:
+        for name in alike:
+            assert torch.equal(held[name], places[pp, dp, 0][name]), name
+    tied = "embedding.tokens.weight"
+    for tp in range(2):
+        assert torch.equal(places[0, 0, tp][tied], places[config.parallel.pp - 1, 0, tp][tied])
+
+
 @pytest.mark.parametrize(
     "config",
     [_config(GRADS, DIFFERENCE, pp=2), _config(GRADS, DIRECT, tp=2, **SHARDED)],
@@ -166,5 +191,9 @@ def test_what_makes_no_sense_is_refused():
         check_zero(_config("dp.grad=quantize", GRADS))
     with pytest.raises(UsageError, match="hold nothing"):
         check_fully_shard(_config(DIFFERENCE, **SHARDED))
+    late = "tp.forward=autoencoder:dim=8,warmup=2"
+    check_fully_shard(_config(late, **SHARDED))
+    with pytest.raises(UsageError, match="codec has none until it begins"):
+        check_fully_shard(_config(GRADS, late, **SHARDED))
     with pytest.raises(UsageError, match="would remember an overflow"):
         check_fully_shard(with_run(_config(GRADS, **SHARDED), precision="fp16"))
