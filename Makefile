@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: venv quickstart test lint types contracts tests slow bench clean
+.PHONY: venv quickstart test lint types contracts tests gpu-kernels slow bench clean
 
 venv: $(STAMP)
 
@@ -34,6 +34,11 @@ contracts: venv
 # Most of a test's time is waiting for its ranks, so three processes keep two cores busy.
 tests: venv
 	$(BIN)/python -m pytest -n 3 --dist loadfile
+
+# The GPU's kernels interpreted on the CPU: Triton comes with CUDA builds of torch, and is fetched here for others.
+gpu-kernels: venv
+	test -d build/triton/triton || $(BIN)/python -m pip install --quiet --disable-pip-version-check --target build/triton triton
+	PYTHONPATH=build/triton $(BIN)/python -m pytest tests/train/compress/test_gpu_kernels.py
 
 # More layouts, codecs and kills of the same kinds that `make tests` covers: before a release.
 slow: venv
