@@ -49,7 +49,7 @@ def _trained(config, steps, evaluate_every=0):
     mesh = engine.mesh
     alike = [name for name in engine.parameters if engine.family.row(name).tp_dim is None]
     held = {name: p.detach().clone() for name, p in engine.parameters.items()}
-    return (mesh.pp_rank, mesh.dp_rank * mesh.cp + mesh.cp_rank, mesh.tp_rank), losses, held, alike, found
+    return (mesh.pp_rank, mesh.replica, mesh.tp_rank), losses, held, alike, found
 
 
 def _overflows_first(config):

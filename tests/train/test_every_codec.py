@@ -71,7 +71,7 @@ def _trained(configs: list[TrainConfig]) -> list[Any]:
             losses.append(engine.step(batch).loss)
         held = {name: p.detach().clone() for name, p in engine.parameters.items()}
         alike = [name for name in held if engine.family.row(name).tp_dim is None]
-        place = mesh.pp_rank, mesh.dp_rank * mesh.cp + mesh.cp_rank, mesh.tp_rank
+        place = mesh.pp_rank, mesh.replica, mesh.tp_rank
         found.append((place, losses, held, alike, mesh.wire.take()))
     return found
 

@@ -36,6 +36,13 @@ def _hosted_by_rank_0() -> tuple[dist.Store | None, list[int]]:
     return store, [pid for pid, _ in told]
 
 
+def _ended(guard: Guard) -> None:
+    """All guards together: one that ended first would look gone to the others."""
+    dist.barrier()
+    guard.stop(done=True)
+    dist.barrier()
+
+
 def _watched_over_a_broken_connection() -> list[Account]:
     """What the guards of two ranks report while rank 1's connection breaks, and none of them is dead."""
     rank, told = dist.get_rank(), list[Account]()
@@ -48,9 +55,7 @@ def _watched_over_a_broken_connection() -> list[Account]:
         with socket.socket(fileno=os.dup(mine)) as connection:
             connection.shutdown(socket.SHUT_RDWR)
     time.sleep(2 * TIMEOUT_S)
-    dist.barrier()
-    guard.stop(done=True)
-    dist.barrier()
+    _ended(guard)
     return told
 
 
@@ -111,9 +116,7 @@ def _suspended_and_resumed() -> list[Account]:
             for process in processes[:2]:
                 os.kill(process, number)
             time.sleep(2 * TIMEOUT_S)
-    dist.barrier()
-    guard.stop(done=True)
-    dist.barrier()
+    _ended(guard)
     return told
 
 

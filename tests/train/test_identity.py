@@ -58,8 +58,7 @@ def _replicas(config, steps):
     mesh = engine.mesh
     parameters = {name: p.detach().clone() for name, p in engine.parameters.items()}
     replicated = [name for name in parameters if engine.family.row(name).tp_dim is None]
-    replica = mesh.dp_rank * mesh.cp + mesh.cp_rank
-    return (mesh.pp_rank, replica, mesh.tp_rank), losses, parameters, replicated, mesh.wire.take()
+    return (mesh.pp_rank, mesh.replica, mesh.tp_rank), losses, parameters, replicated, mesh.wire.take()
 
 
 # What all tensor-parallel ranks hold is coded apart from what each holds alone.

@@ -74,13 +74,14 @@ def moments(
                 state[slot] = torch.zeros_like(parameter, requires_grad=False)
                 if config.optimizer == "adam" and "step" not in state:
                     # Adam takes a state that is not empty for a whole one.
-                    state["step"] = torch.tensor(0.0, device=parameter.device if _fused(optimizer) else "cpu")
+                    state["step"] = _count(optimizer, parameter, 0)
             found[slot][name] = state[slot]
     return found
 
 
-def _fused(optimizer: torch.optim.Optimizer) -> bool:
-    return bool(optimizer.defaults.get("fused"))
+def _count(optimizer: torch.optim.Optimizer, parameter: Tensor, updates: int) -> Tensor:
+    """Adam's count of a parameter's updates, where it keeps it."""
+    return torch.tensor(float(updates), device=parameter.device if optimizer.defaults.get("fused") else "cpu")
 
 
 def set_updates(
@@ -92,7 +93,6 @@ def set_updates(
     moments(optimizer, parameters, config)
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            device = parameter.device if group.get("fused") else "cpu"
-            optimizer.state[parameter]["step"] = torch.tensor(float(updates), device=device)
+            optimizer.state[parameter]["step"] = _count(optimizer, parameter, updates)
         if "step" in group or group.get("bias_correction") is not None:  # apex counts by group
             group["step"] = updates

@@ -48,6 +48,11 @@ class Mesh:
         """This rank's place in words, for messages."""
         return f"pp {self.pp_rank}, dp {self.dp_rank}, cp {self.cp_rank}, tp {self.tp_rank}"
 
+    @property
+    def replica(self) -> int:
+        """This rank's number among those that hold the same parameters."""
+        return self.dp_rank * self.cp + self.cp_rank
+
     def collective(self, axis: str, site: str) -> Collective:
         """The collectives of one axis (`tp`, `pp`, `dp`, `cp`), counted under `site`."""
         size, rank = getattr(self, axis), getattr(self, f"{axis}_rank")
@@ -55,9 +60,7 @@ class Mesh:
 
     def replicas_sum(self, site: str) -> Collective:
         """The collectives of the ranks that hold the same parameters, counted under `site`."""
-        return Collective(
-            self.replicas, self.dp * self.cp, self.dp_rank * self.cp + self.cp_rank, self.wire, site
-        )  # fmt: skip
+        return Collective(self.replicas, self.dp * self.cp, self.replica, self.wire, site)
 
     def embedding_sum(self) -> Collective:
         """The sum over both copies of a tied embedding and all replicas, counted under `embedding`."""

@@ -146,11 +146,10 @@ class WireStage(PipelineStage):
             ("pp.backward", "receive", index + 1),
         ):
             spec, boundary = self.specs[site], min(index, neighbour)
-            # Replicas' gradients are summed, tensor-parallel ranks must send the same.
-            replica = mesh.dp_rank * mesh.cp + mesh.cp_rank
             if spec is not None and boundary in stages.sent and boundary_coded(spec, stages, boundary):
                 what = self._before if neighbour < index else self._after
-                self.ends[site, end] = spec.make(what, f"boundary{boundary}", replica)
+                # Replicas' gradients are summed, tensor-parallel ranks must send the same.
+                self.ends[site, end] = spec.make(what, f"boundary{boundary}", mesh.replica)
 
     def codecs(self) -> dict[str, Codec]:
         """Every codec in use, by site, boundary and end."""

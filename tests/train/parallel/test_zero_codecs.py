@@ -27,7 +27,7 @@ def _state(engine):
     mesh = engine.mesh
     held = {name: p.detach().clone() for name, p in engine.parameters.items()}
     alike = [name for name in held if engine.family.row(name).tp_dim is None]
-    return (mesh.pp_rank, mesh.dp_rank * mesh.cp + mesh.cp_rank, mesh.tp_rank), held, alike, mesh.wire.take()
+    return (mesh.pp_rank, mesh.replica, mesh.tp_rank), held, alike, mesh.wire.take()
 
 
 def _trained(configs, steps):
